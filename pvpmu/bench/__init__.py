@@ -1,0 +1,1 @@
+"""Run designs side by side on one scenario and report what each access cost."""

@@ -1,0 +1,1 @@
+"""The guest: workload, perf core, PMU driver and the MSR seam."""

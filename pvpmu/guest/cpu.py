@@ -1,0 +1,271 @@
+"""The guest's vCPU: retires the workload, exits, takes NMIs. Pure but for ``cross``.
+
+**Invariants**: the vCPU is stopped while it exits; NMIs are taken at VM-entry only and never
+nest; every exit carries what was retired since the last VM-entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pvpmu.guest.msr import Seam
+from pvpmu.guest.pvpage import GuestPage
+from pvpmu.shared import cpuid as leaf_a
+from pvpmu.shared import exits, page
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.events import KINDS
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
+from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.units import Cycles, Ns
+
+# Plain ints: an IntEnum member is slow to look up and to combine with flags.
+_EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
+_NMI_WINDOW = int(ExitReason.NMI_WINDOW)
+_MSR_WRITE = int(ExitReason.MSR_WRITE)
+
+_OPS = {
+    int(ExitReason.MSR_READ): "rdmsr",
+    int(ExitReason.MSR_WRITE): "wrmsr",
+    int(ExitReason.RDPMC): "rdpmc",
+}
+
+
+class Program(Protocol):
+    """What runs on the vCPU."""
+
+    cycles: Cycles
+
+    @property
+    def now(self) -> Ns: ...
+    @property
+    def ip(self) -> int: ...
+    @property
+    def phase_left(self) -> Cycles: ...
+    def cycles_until(self, kind: int, count: int) -> Cycles | None: ...
+    def retire(self, cycles: Cycles) -> list[int]: ...
+
+
+class Vcpu:
+    """One guest CPU.
+
+    ``slot``: the exit slot's window. ``cross``: hand over to the host and wait for VM-entry.
+    ``skid``: cycles from overflow to PMI. ``latency``: cycles from injection to the handler's
+    first access. ``tail``: cycles from the handler's last access to IRET.
+    """
+
+    def __init__(
+        self,
+        slot: memoryview[int],
+        cross: Callable[[], None],
+        *,
+        skid: Cycles = 0,
+        latency: Cycles = 0,
+        tail: Cycles = 0,
+    ) -> None:
+        self._slot = slot
+        self._cross = cross
+        self._skid = skid
+        self._latency = latency
+        self._tail = tail
+        self._nmi_blocked = False
+        self._nmi_window = False
+        self._user: list[int] | None = None
+        self._kernel: list[int] | None = None
+        self._live: list[list[int]] = []
+        self._live_version = -1
+        self._pmi_due: Cycles | None = None
+        self.seam = Seam(self)
+        self.program: Program | None = None
+        self.on_nmi: Callable[[], None] = _unhandled
+        self.on_retire: Callable[[Sequence[int]], None] = _ignored
+
+    # Exits and entries -----------------------------------------------------------------------
+
+    def exit(self, reason: int, address: int = 0, value: int = 0) -> int:
+        """Exit, wait for VM-entry, take an injected NMI; returns the value read.
+
+        Raises :class:`GeneralProtectionError` when the access faulted.
+        """
+        slot = self._slot
+        request = reason
+        if self._nmi_blocked:
+            request |= exits.NMI_BLOCKED
+        if self._user is not None or self._kernel is not None:
+            request |= self._store_retired()
+        slot[exits.ADDRESS] = address
+        slot[exits.VALUE] = value
+        slot[exits.REQUEST] = request
+        self._cross()
+        self.seam.entered()
+        reply = slot[exits.REPLY]
+        result = slot[exits.RESULT]
+        if reply:
+            self._entered_with(reply)
+            if reply & exits.FAULT_GP:
+                op = _OPS.get(reason & exits.REASON_MASK, "exit")
+                raise GeneralProtectionError(op, address, value)
+        return result
+
+    def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+        """CPUID: EAX, EBX, ECX, EDX."""
+        low = self.exit(ExitReason.CPUID, leaf)
+        high = self._slot[exits.RESULT_HIGH]
+        return low & 0xFFFF_FFFF, low >> 32, high & 0xFFFF_FFFF, high >> 32
+
+    def pmu_cpuid(self) -> PmuCpuid:
+        """Decode leaf 0xA."""
+        eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)
+        return PmuCpuid.decode(eax, ebx, edx)
+
+    def register_page(self, memory: memoryview[int], address: int) -> bool:
+        """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
+
+        Returns False when the host offers none or refuses: then everything keeps trapping.
+        """
+        eax, *signature = self.cpuid(exits.LEAF_SIGNATURE)
+        if tuple(signature) != exits.SIGNATURE or eax < exits.LEAF_FEATURES:
+            return False
+        version, offered, register, _ = self.cpuid(exits.LEAF_FEATURES)
+        if version != page.PAGE_VERSION:
+            return False
+        wanted = offered & page.FEATURES_KNOWN
+        self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
+        words = memory[address // 8 : (address + PAGE_SIZE) // 8]
+        if words[page.VERSION] != page.PAGE_VERSION:
+            return False
+        seam = self.seam
+        seam.attach(
+            GuestPage(
+                words,
+                self.pmu_cpuid(),
+                exit_read=seam.exit_read,
+                exit_rdpmc=seam.exit_rdpmc,
+                exit_write=seam.exit_write,
+            )
+        )
+        return True
+
+    def unregister_page(self) -> None:
+        """Give the page up; everything traps from here on."""
+        self.exit(_MSR_WRITE, msr.PV_PAGE, 0)
+        self.seam.detach()
+
+    def _entered_with(self, reply: int) -> None:
+        if reply & exits.WANT_NMI_WINDOW:
+            self._nmi_window = True
+        if reply & exits.INJECT_NMI:
+            self._nmi_blocked = True
+            if self._latency:
+                self._run_cycles(self._latency, MODE_KERNEL)
+            self.on_nmi()
+            if self._tail:
+                self._run_cycles(self._tail, MODE_KERNEL)
+            self._nmi_blocked = False
+            if self._nmi_window:
+                self._nmi_window = False
+                self.exit(_NMI_WINDOW)
+
+    # Running ---------------------------------------------------------------------------------
+
+    def run_until(self, cycle: Cycles) -> None:
+        """Run the program at CPL 3 until its cycle count reaches ``cycle``."""
+        self._run_to(cycle, MODE_USER)
+
+    def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
+        """Account counts by event kind as retired since the last VM-entry."""
+        self.on_retire(counts)
+        self._load_live()
+        for entry in self._live:
+            if entry[1] & mode:
+                entry[2] -= counts[entry[0]]
+        if mode == MODE_USER:
+            self._user = _added(self._user, counts)
+        else:
+            self._kernel = _added(self._kernel, counts)
+
+    def distance(self, kind: int) -> int:
+        """Counts until the nearest live counter of ``kind`` overflows; 0 if there is none."""
+        self._load_live()
+        return min((entry[2] for entry in self._live if entry[0] == kind), default=0)
+
+    def pmi_exit(self, *, stray: bool = False) -> None:
+        """The physical PMI: an EXCEPTION_NMI exit, which ``stray`` makes deliver twice."""
+        self.exit(_EXCEPTION_NMI | (exits.STRAY_PMI if stray else 0))
+
+    def _run_cycles(self, cycles: Cycles, mode: int) -> None:
+        if self.program is not None:
+            self._run_to(self.program.cycles + cycles, mode)
+
+    def _run_to(self, target: Cycles, mode: int) -> None:
+        program = self.program
+        assert program is not None
+        while (room := target - program.cycles) > 0:
+            step = min(room, program.phase_left)
+            overflow = None
+            if self._pmi_due is None:
+                overflow = self._cycles_to_overflow(program, mode)
+                if overflow is not None:
+                    step = min(step, overflow)
+            else:
+                step = min(step, self._pmi_due)
+            self.retire(program.retire(step), mode)
+            if self._pmi_due is not None:
+                self._pmi_due -= step
+            elif step == overflow:
+                self._pmi_due = self._skid
+            if self._pmi_due == 0:
+                self.pmi_exit()
+
+    def _cycles_to_overflow(self, program: Program, mode: int) -> Cycles | None:
+        self._load_live()
+        nearest = None
+        for kind, modes, distance in self._live:
+            if modes & mode:
+                cycles = program.cycles_until(kind, distance)
+                if cycles is not None and (nearest is None or cycles < nearest):
+                    nearest = cycles
+        return nearest
+
+    def _load_live(self) -> None:
+        """Follow the counters that the host started or stopped since the last look."""
+        slot = self._slot
+        version = slot[exits.LIVE_VERSION]
+        if version != self._live_version:
+            self._live_version = version
+            self._live = []
+            for offset in range(exits.LIVE_AT, exits.LIVE_AT + 2 * slot[exits.LIVE_COUNT], 2):
+                descriptor = slot[offset]
+                modes = descriptor >> exits.LIVE_MODE_SHIFT
+                self._live.append([descriptor & 0xFF, modes, slot[offset + 1]])
+
+    def _store_retired(self) -> int:
+        """Put the retired counts into the slot; any PMI due is taken at this exit."""
+        slot, flags = self._slot, 0
+        for counts, at, flag in (
+            (self._user, exits.RETIRED_USER_AT, exits.RETIRED_USER),
+            (self._kernel, exits.RETIRED_KERNEL_AT, exits.RETIRED_KERNEL),
+        ):
+            if counts is not None:
+                flags |= flag
+                for kind in range(KINDS):
+                    slot[at + kind] = counts[kind]
+        self._user = self._kernel = None
+        self._pmi_due = None
+        return flags
+
+
+def _added(old: list[int] | None, counts: Sequence[int]) -> list[int]:
+    if old is None:
+        return list(counts)
+    return [a + b for a, b in zip(old, counts, strict=True)]
+
+
+def _unhandled() -> None:
+    return None
+
+
+def _ignored(_: Sequence[int]) -> None:
+    return None

@@ -1,0 +1,137 @@
+"""The MSR seam: where RDMSR, WRMSR and RDPMC go to the page or exit.
+
+All paravirtualisation of the guest lives here and in :mod:`pvpmu.guest.pvpage`; the driver above
+calls :meth:`Seam.rdmsr`, :meth:`Seam.wrmsr`, :meth:`Seam.rdpmc` and never knows.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pvpmu.guest.pvpage import GuestPage, Routes
+from pvpmu.shared import page
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.page import Words
+from pvpmu.shared.units import MsrAddress
+
+# Plain ints: an IntEnum member is slow to look up and to combine with flags.
+_MSR_READ = int(ExitReason.MSR_READ)
+_MSR_WRITE = int(ExitReason.MSR_WRITE)
+_RDPMC = int(ExitReason.RDPMC)
+
+
+class Exits(Protocol):
+    """What the seam needs of a vCPU: a VM-exit that returns the value read."""
+
+    def exit(self, reason: int, address: int = 0, value: int = 0) -> int: ...
+
+
+class MsrAccess(Protocol):
+    """What a driver needs: the three instructions. #GP is raised where it happens."""
+
+    def rdmsr(self, address: MsrAddress) -> int: ...
+    def wrmsr(self, address: MsrAddress, value: int) -> None: ...
+    def rdpmc(self, ecx: int) -> int: ...
+
+
+class Seam:
+    """Routes accesses of one vCPU. Without a page, every table is empty and everything exits."""
+
+    __slots__ = (
+        "_exit",
+        "_page",
+        "_rdpmc",
+        "_rdpmc_word",
+        "_read",
+        "_read_word",
+        "_running",
+        "_words",
+        "_write",
+        "_write_word",
+    )
+
+    def __init__(self, cpu: Exits) -> None:
+        self._exit = cpu.exit
+        self._words: Words = {}
+        self._page: GuestPage | None = None
+        self._use(Routes())
+        self._running = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the page's counters are held for a PMI."""
+        return self._page is not None and self._page.held
+
+    def attach(self, guest_page: GuestPage) -> None:
+        """Start using a registered page; the host has published it."""
+        self._page = guest_page
+        self._words = guest_page.words
+        self._use(guest_page.frozen)
+        self._running = False
+        self.entered()
+
+    def detach(self) -> None:
+        """Stop using the page: everything exits again."""
+        self._page = None
+        self._use(Routes())
+
+    def entered(self) -> None:
+        """Follow the state; to be called at every VM-entry, before anything else runs."""
+        guest_page = self._page
+        if guest_page is not None:
+            running = self._words[page.LIVE] != 0
+            if running != self._running:
+                self._running = running
+                self._use(guest_page.running if running else guest_page.frozen)
+
+    def rdmsr(self, address: MsrAddress) -> int:
+        """Return the 64-bit value; raises :class:`GeneralProtectionError`."""
+        index = self._read_word.get(address)
+        if index is not None:
+            return self._words[index]
+        read = self._read.get(address)
+        if read is not None:
+            return read()
+        return self._exit(_MSR_READ, address)
+
+    def wrmsr(self, address: MsrAddress, value: int) -> None:
+        """Write 64 bits; raises :class:`GeneralProtectionError`."""
+        word = self._write_word.get(address)
+        if word is not None and not value & word[1]:
+            self._words[word[0]] = value
+            return
+        write = self._write.get(address)
+        if write is not None:
+            write(value)
+        else:
+            self._exit(_MSR_WRITE, address, value)
+
+    def rdpmc(self, ecx: int) -> int:
+        """Return a counter, 64 bits (32 in fast mode); raises :class:`GeneralProtectionError`."""
+        index = self._rdpmc_word.get(ecx)
+        if index is not None:
+            return self._words[index]
+        read = self._rdpmc.get(ecx)
+        if read is not None:
+            return read()
+        return self._exit(_RDPMC, ecx)
+
+    def exit_read(self, address: MsrAddress) -> int:
+        """The trapped RDMSR."""
+        return self._exit(_MSR_READ, address)
+
+    def exit_rdpmc(self, ecx: int) -> int:
+        """The trapped RDPMC."""
+        return self._exit(_RDPMC, ecx)
+
+    def exit_write(self, address: MsrAddress, value: int) -> None:
+        """The trapped WRMSR."""
+        self._exit(_MSR_WRITE, address, value)
+
+    def _use(self, routes: Routes) -> None:
+        self._read_word = routes.read_word
+        self._rdpmc_word = routes.rdpmc_word
+        self._write_word = routes.write_word
+        self._read = routes.read
+        self._rdpmc = routes.rdpmc
+        self._write = routes.write

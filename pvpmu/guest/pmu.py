@@ -1,0 +1,235 @@
+"""The guest's PMU driver: Linux's access sequences (``linux-5.14``), nothing paravirtual.
+
+Source: ``arch/x86/events/core.c`` and ``intel/core.c`` (``intel_pmu_handle_irq`` with late ack,
+``x86_pmu_start``, ``x86_pmu_stop``, ``x86_perf_event_update``, ``x86_perf_event_set_period``,
+``intel_pmu_enable_fixed``): behaviour and order of accesses only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pvpmu.guest.msr import MsrAccess
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import (
+    EVTSEL_EN,
+    EVTSEL_INT,
+    EVTSEL_OS,
+    EVTSEL_USR,
+    FIXED_BASE,
+    FIXED_OS,
+    FIXED_PMI,
+    FIXED_USR,
+    LVT_NMI,
+    PmuCpuid,
+)
+from pvpmu.shared.events import Event
+from pvpmu.shared.registers import Role
+
+_MIN_LEFT = 2
+"""Linux never programs less: some CPUs do not like a single count left."""
+_MAX_LOOPS = 100
+_FIXED_ON = FIXED_PMI | FIXED_USR | FIXED_OS
+_EVTSEL_ON = EVTSEL_EN | EVTSEL_INT | EVTSEL_USR | EVTSEL_OS
+
+
+@dataclass(slots=True, eq=False)
+class HwEvent:
+    """struct hw_perf_event and its event: what the driver keeps for one event.
+
+    ``sample_period`` and ``left`` are counts; ``counter`` is the global index or None;
+    ``active``: enabled on its counter; ``up_to_date``: ``count`` includes the counter's value.
+    """
+
+    event: Event
+    sample_period: int
+    left: int = 0
+    last_period: int = 0
+    prev: int = 0
+    count: int = 0
+    counter: int | None = None
+    active: bool = False
+    up_to_date: bool = True
+
+
+class PmuDriver:
+    """One CPU's PMU driver state (struct cpu_hw_events).
+
+    ``enabled``: GLOBAL_CTRL is on. ``max_period``: the longest distance a counter is programmed
+    to, in counts.
+    """
+
+    def __init__(self, access: MsrAccess, cpuid: PmuCpuid) -> None:
+        self._rdmsr = access.rdmsr
+        self._wrmsr = access.wrmsr
+        self._rdpmc = access.rdpmc
+        self._cpuid = cpuid
+        self._all_on = cpuid.counters
+        full_width = self._rdmsr(msr.CAPABILITIES) & msr.FULL_WIDTH_WRITES
+        self._counter_role = Role.PMC if full_width else Role.PERFCTR
+        self.max_period = cpuid.gp_mask >> 1 if full_width else 0x7FFF_FFFF
+        self._by_counter: dict[int, HwEvent] = {}
+        self._disable_depth = 0
+        self.enabled = True
+
+    # PMU-wide --------------------------------------------------------------------------------
+
+    def disable(self) -> None:
+        """perf_pmu_disable: nests; only the outermost writes GLOBAL_CTRL."""
+        self._disable_depth += 1
+        if self._disable_depth == 1 and self.enabled:
+            self.enabled = False
+            self._wrmsr(msr.GLOBAL_CTRL, 0)
+
+    def enable(self, added: Iterable[HwEvent] = ()) -> None:
+        """perf_pmu_enable: start newly added events, then GLOBAL_CTRL."""
+        self._disable_depth -= 1
+        if self._disable_depth:
+            return
+        fresh = list(added)
+        for hw in fresh:
+            self.start(hw, reload=True)
+        if fresh:
+            self._wrmsr(msr.LVTPC, LVT_NMI)
+        self.enabled = True
+        self._wrmsr(msr.GLOBAL_CTRL, self._all_on)
+
+    def assign(self, hw: HwEvent) -> bool:
+        """Find a free counter: the fixed one if the event has it, else the lowest GP counter."""
+        fixed = hw.event.fixed
+        if fixed is not None and fixed < self._cpuid.fixed:
+            index = FIXED_BASE + fixed
+            if index not in self._by_counter:
+                return self._take(hw, index)
+        if not hw.event.fixed_only:
+            for index in range(self._cpuid.gp):
+                if index not in self._by_counter:
+                    return self._take(hw, index)
+        return False
+
+    def release(self, hw: HwEvent) -> None:
+        """x86_pmu_del: stop with update and give the counter back."""
+        self.stop(hw, update=True)
+        if hw.counter is not None:
+            del self._by_counter[hw.counter]
+            hw.counter = None
+
+    # One event -------------------------------------------------------------------------------
+
+    def start(self, hw: HwEvent, *, reload: bool) -> None:
+        """x86_pmu_start: reload the counter if asked, then enable it."""
+        if hw.counter is None or hw.active:
+            return
+        if reload:
+            self.set_period(hw)
+        hw.active = True
+        hw.up_to_date = False
+        if hw.counter >= FIXED_BASE:
+            self._write_fixed(hw.counter - FIXED_BASE, _FIXED_ON)
+        else:
+            selector = hw.event.selector | _EVTSEL_ON
+            self._wrmsr(msr.address_of(Role.EVTSEL, hw.counter), selector)
+
+    def stop(self, hw: HwEvent, *, update: bool) -> None:
+        """x86_pmu_stop: disable it and, if asked, take its count."""
+        if hw.counter is None:
+            return
+        if hw.active:
+            hw.active = False
+            if hw.counter >= FIXED_BASE:
+                self._write_fixed(hw.counter - FIXED_BASE, 0)
+            else:
+                selector = (hw.event.selector | _EVTSEL_ON) & ~EVTSEL_EN
+                self._wrmsr(msr.address_of(Role.EVTSEL, hw.counter), selector)
+        if update and not hw.up_to_date:
+            self.update(hw)
+            hw.up_to_date = True
+
+    def update(self, hw: HwEvent) -> None:
+        """x86_perf_event_update: add what was counted; safe against a nested PMI."""
+        assert hw.counter is not None
+        fixed = hw.counter >= FIXED_BASE
+        ecx = msr.RDPMC_FIXED | hw.counter - FIXED_BASE if fixed else hw.counter
+        while True:
+            prev = hw.prev
+            new = self._rdpmc(ecx)
+            if hw.prev == prev:
+                break
+        hw.prev = new
+        delta = (new - prev) & (self._cpuid.fixed_mask if fixed else self._cpuid.gp_mask)
+        hw.count += delta
+        hw.left -= delta
+
+    def set_period(self, hw: HwEvent) -> bool:
+        """x86_perf_event_set_period: program the next overflow.
+
+        Returns whether the period had elapsed, that is, whether an overflow is a sample.
+        """
+        assert hw.counter is not None
+        period, left, elapsed = hw.sample_period, hw.left, False
+        if left <= -period:
+            left, elapsed = period, True
+        elif left <= 0:
+            left, elapsed = left + period, True
+        if elapsed:
+            hw.left = left
+            hw.last_period = period
+        left = min(max(left, _MIN_LEFT), self.max_period)
+        fixed = hw.counter >= FIXED_BASE
+        mask = self._cpuid.fixed_mask if fixed else self._cpuid.gp_mask
+        hw.prev = -left & mask
+        if fixed:
+            address = msr.address_of(Role.FIXED_CTR, hw.counter - FIXED_BASE)
+        else:
+            address = msr.address_of(self._counter_role, hw.counter)
+        self._wrmsr(address, hw.prev)
+        return elapsed
+
+    # The PMI handler -------------------------------------------------------------------------
+
+    def handle_pmi(self, on_sample: Callable[[HwEvent], bool]) -> int:
+        """intel_pmu_handle_irq; returns the number of status bits handled (0: spurious).
+
+        ``on_sample`` is perf_event_overflow: it records a sample and returns whether to throttle.
+        """
+        was_enabled = self.enabled
+        self.enabled = False
+        self._wrmsr(msr.GLOBAL_CTRL, 0)
+        handled = 0
+        status = self._rdmsr(msr.GLOBAL_STATUS)
+        for _ in range(_MAX_LOOPS):
+            if not status:
+                break
+            self._wrmsr(msr.OVF_CTRL, status)
+            handled += self._handle_status(status, on_sample)
+            status = self._rdmsr(msr.GLOBAL_STATUS)
+        self.enabled = was_enabled
+        if was_enabled:
+            self._wrmsr(msr.GLOBAL_CTRL, self._all_on)
+        self._wrmsr(msr.LVTPC, LVT_NMI)
+        return handled
+
+    def _handle_status(self, status: int, on_sample: Callable[[HwEvent], bool]) -> int:
+        handled = 0
+        while status:
+            index = (status & -status).bit_length() - 1
+            status &= status - 1
+            handled += 1
+            hw = self._by_counter.get(index)
+            if hw is None or not hw.active:
+                continue
+            self.update(hw)
+            if self.set_period(hw) and on_sample(hw):
+                self.stop(hw, update=False)
+        return handled
+
+    def _take(self, hw: HwEvent, index: int) -> bool:
+        hw.counter = index
+        self._by_counter[index] = hw
+        return True
+
+    def _write_fixed(self, number: int, nibble: int) -> None:
+        control = self._rdmsr(msr.FIXED_CTR_CTRL)
+        control = control & ~(0xF << 4 * number) | nibble << 4 * number
+        self._wrmsr(msr.FIXED_CTR_CTRL, control)

@@ -1,0 +1,275 @@
+"""The guest half of the per-vCPU page: what the MSR seam may do without an exit.
+
+One :class:`Routes` for each state. State changes only at VM-entry, so the seam swaps routes there
+and nowhere else; between two entries the only concurrency is an NMI, whose handler leaves
+GLOBAL_CTRL as it found it.
+
+**Invariants**: at most one store per word and access; no read-modify-write crosses an NMI except
+OVF_CTRL's, which is a compare-exchange; GLOBAL_CTRL is stored before the hold is released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pvpmu.shared import page
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, FIXED_EN, PmuCpuid
+from pvpmu.shared.page import WORD_OF, Words
+from pvpmu.shared.registers import BY_ADDRESS, Role
+from pvpmu.shared.units import U64_MASK, MsrAddress
+
+_COUNTERS = (Role.PERFCTR, Role.PMC, Role.FIXED_CTR)
+
+
+@dataclass(slots=True)
+class Routes:
+    """How one state serves each access. What is in none of the tables exits.
+
+    ``read_word``/``rdpmc_word``: MSR address or RDPMC index to page word. ``write_word``: address
+    to (page word, value bits that must exit). ``read``, ``rdpmc``, ``write``: accesses that need
+    more than one load or store.
+    """
+
+    read_word: dict[int, int] = field(default_factory=dict)
+    rdpmc_word: dict[int, int] = field(default_factory=dict)
+    write_word: dict[int, tuple[int, int]] = field(default_factory=dict)
+    read: dict[int, Callable[[], int]] = field(default_factory=dict)
+    rdpmc: dict[int, Callable[[], int]] = field(default_factory=dict)
+    write: dict[int, Callable[[int], None]] = field(default_factory=dict)
+
+
+class GuestPage:
+    """A registered page, ``words``, and the exits that its accesses fall back to.
+
+    ``exit_read``, ``exit_rdpmc`` and ``exit_write`` are the trapped RDMSR, RDPMC and WRMSR.
+    """
+
+    def __init__(
+        self,
+        words: Words,
+        cpuid: PmuCpuid,
+        *,
+        exit_read: Callable[[MsrAddress], int],
+        exit_rdpmc: Callable[[int], int],
+        exit_write: Callable[[MsrAddress, int], None],
+    ) -> None:
+        self.words = words
+        self._cpuid = cpuid
+        self._exit_read = exit_read
+        self._exit_rdpmc = exit_rdpmc
+        self._exit_write = exit_write
+        self.frozen = self._frozen_routes()
+        self.running = self._running_routes()
+
+    @property
+    def held(self) -> bool:
+        """Whether the host froze the counters for a PMI and the guest has not released them."""
+        return self.words[page.FREEZE_SEQ] != self.words[page.RELEASE_SEQ]
+
+    def _frozen_routes(self) -> Routes:
+        routes = Routes(write={msr.OVF_CTRL: self._ack()}, read={msr.GLOBAL_STATUS: self._status()})
+        words = self.words
+        routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
+        for address, index, bit in self._turn_registers():
+            role = BY_ADDRESS[address].role
+            routes.read_word[address] = index
+            if role is Role.PMC:
+                routes.write_word[address] = index, ~words[page.GP_MASK] & U64_MASK
+            elif role is Role.FIXED_CTR:
+                routes.write_word[address] = index, ~words[page.FIXED_MASK] & U64_MASK
+            elif role is Role.LVTPC:
+                routes.write_word[address] = index, words[page.LVTPC_DROPPED]
+            elif role is Role.PERFCTR:
+                routes.write[address] = self._legacy_counter_write(index)
+            elif role is Role.EVTSEL:
+                routes.write[address] = self._evtsel_write(address, index, bit)
+        routes.write[msr.FIXED_CTR_CTRL] = self._fixed_ctr_ctrl_write()
+        routes.write[msr.GLOBAL_CTRL] = self._global_ctrl_write()
+        for ecx, index, _ in self._rdpmc_indices():
+            routes.rdpmc_word[ecx] = index
+        return routes
+
+    def _running_routes(self) -> Routes:
+        routes = Routes(write={msr.OVF_CTRL: self._ack()}, read={msr.GLOBAL_STATUS: self._status()})
+        routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
+        for address, index, bit in self._turn_registers():
+            if BY_ADDRESS[address].role in _COUNTERS:
+                routes.read[address] = self._running_read(self._exit_read, address, index, bit)
+            else:
+                routes.read_word[address] = index
+                routes.write[address] = self._changed_write(address, index)
+        for ecx, index, bit in self._rdpmc_indices():
+            routes.rdpmc[ecx] = self._running_read(self._exit_rdpmc, ecx, index, bit)
+        return routes
+
+    def _turn_registers(self) -> list[tuple[int, int, int]]:
+        """(MSR address, page word, global-index bit or 0) of every register in the page."""
+        found = []
+        for address, index in WORD_OF.items():
+            register = BY_ADDRESS[address]
+            if register.exists(self._cpuid):
+                number = register.index + (FIXED_BASE if register.role is Role.FIXED_CTR else 0)
+                bit = 1 << number if register.role in (*_COUNTERS, Role.EVTSEL) else 0
+                found.append((address, index, bit))
+        return found
+
+    def _rdpmc_indices(self) -> list[tuple[int, int, int]]:
+        gp = [(i, page.PMC + i, 1 << i) for i in range(self._cpuid.gp)]
+        fixed = [
+            (msr.RDPMC_FIXED | j, page.FIXED_CTR + j, 1 << FIXED_BASE + j)
+            for j in range(self._cpuid.fixed)
+        ]
+        return gp + fixed
+
+    # Accesses that need more than one load or store: each lists them in order -----------------
+
+    def _status(self) -> Callable[[], int]:
+        """Load pmi_seq (store pmi_ack when it is new), acked, raised: in that order."""
+        words, mask = self.words, self.words[page.STATUS_MASK]
+        seen = self.words[page.PMI_ACK]
+
+        def read() -> int:
+            nonlocal seen
+            seq = words[page.PMI_SEQ]
+            if seq != seen:
+                seen = words[page.PMI_ACK] = seq
+            acked = words[page.ACKED]
+            return (words[page.RAISED] ^ acked) & mask
+
+        return read
+
+    def _ack(self) -> Callable[[int], None]:
+        """Load acked, then raised, then compare-exchange acked; store ovf_ctrl last."""
+        words, mask = self.words, self.words[page.STATUS_MASK]
+        reserved = words[page.OVF_CTRL_RESERVED]
+        compare_exchange = compare_exchange_of(words)
+
+        def write(value: int) -> None:
+            if value & reserved:
+                self._exit_write(msr.OVF_CTRL, value)
+                return
+            while True:
+                acked = words[page.ACKED]
+                toggles = (words[page.RAISED] ^ acked) & value & mask
+                if not toggles:
+                    break
+                count = acked + (1 << page.ACK_COUNT_SHIFT) & page.ACK_COUNT_MASK
+                wanted = (acked ^ toggles) & ~page.ACK_COUNT_MASK | count
+                if compare_exchange(page.ACKED, acked, wanted):
+                    break
+            words[page.OVF_CTRL] = value
+
+        return write
+
+    def _legacy_counter_write(self, index: int) -> Callable[[int], None]:
+        """One store of the low 32 bits, sign-extended from bit 31 and cut to the width."""
+        words, mask = self.words, self.words[page.GP_MASK]
+        high = mask & ~0xFFFF_FFFF
+
+        def write(value: int) -> None:
+            low = value & 0xFFFF_FFFF
+            words[index] = low | high if low >> 31 else low
+
+        return write
+
+    def _evtsel_write(self, address: int, index: int, bit: int) -> Callable[[int], None]:
+        """Enabling with the global bit on and no hold is COMMIT; anything else one store."""
+        words, reserved = self.words, self.words[page.EVTSEL_RESERVED]
+
+        def write(value: int) -> None:
+            starts = value & EVTSEL_EN and words[page.GLOBAL_CTRL] & bit
+            if value & reserved or (starts and not self.held):
+                self._exit_write(address, value)
+            else:
+                words[index] = value
+
+        return write
+
+    def _fixed_ctr_ctrl_write(self) -> Callable[[int], None]:
+        """Likewise for the fixed counters' control word."""
+        words, reserved = self.words, self.words[page.FIXED_CTRL_RESERVED]
+
+        def write(value: int) -> None:
+            enables = words[page.GLOBAL_CTRL] >> FIXED_BASE
+            if value & reserved or (enables and fixed_enables(value) & enables and not self.held):
+                self._exit_write(msr.FIXED_CTR_CTRL, value)
+            else:
+                words[page.FIXED_CTR_CTRL] = value
+
+        return write
+
+    def _global_ctrl_write(self) -> Callable[[int], None]:
+        """live != 0: release the hold, then COMMIT (value in the exit). Else store, release."""
+        words, reserved = self.words, self.words[page.GLOBAL_CTRL_RESERVED]
+        selectors = [(page.EVTSEL + i, 1 << i) for i in range(self._cpuid.gp)]
+
+        def own_enables(value: int) -> bool:
+            if fixed_enables(words[page.FIXED_CTR_CTRL]) & value >> FIXED_BASE:
+                return True
+            return any(value & bit and words[index] & EVTSEL_EN for index, bit in selectors)
+
+        def write(value: int) -> None:
+            if value & reserved:
+                self._exit_write(msr.GLOBAL_CTRL, value)
+            elif value and own_enables(value):
+                words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
+                self._exit_write(msr.GLOBAL_CTRL, value)
+            else:
+                words[page.GLOBAL_CTRL] = value
+                words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
+
+        return write
+
+    def _changed_write(self, address: int, index: int) -> Callable[[int], None]:
+        """RUNNING, control register: nothing for the same value, else the trapped WRMSR."""
+        words, exit_write = self.words, self._exit_write
+
+        def write(value: int) -> None:
+            if words[index] != value:
+                exit_write(address, value)
+
+        return write
+
+    def _running_read(
+        self, exit_read: Callable[[int], int], address: int, index: int, bit: int
+    ) -> Callable[[], int]:
+        """RUNNING, counter: a live one exits, a dead one is one load."""
+        words = self.words
+
+        def read() -> int:
+            return exit_read(address) if words[page.LIVE] & bit else words[index]
+
+        return read
+
+
+def fixed_enables(control: int) -> int:
+    """Bitmap, by fixed counter number, of the counters that FIXED_CTR_CTRL enables."""
+    enabled = 0
+    number = 0
+    while control:
+        if control & FIXED_EN:
+            enabled |= 1 << number
+        control >>= 4
+        number += 1
+    return enabled
+
+
+def compare_exchange_of(words: Words) -> Callable[[int, int, int], bool]:
+    """Return (index, expected, wanted) -> stored: one step no NMI can split.
+
+    A guest in Python takes NMIs only at VM-entries, so a plain function is that step; in C it is
+    ``cmpxchg``. Instrumented windows of words bring their own.
+    """
+    own: Callable[[int, int, int], bool] | None = getattr(words, "compare_exchange", None)
+    if own is not None:
+        return own
+
+    def step(index: int, expected: int, wanted: int) -> bool:
+        if words[index] != expected:
+            return False
+        words[index] = wanted
+        return True
+
+    return step

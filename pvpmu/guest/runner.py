@@ -1,0 +1,251 @@
+"""Run one scenario once on one vCPU: boot, the measured window, and the truth to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.msr import MsrAccess
+from pvpmu.guest.perf import PerfCore, PerfEvent
+from pvpmu.guest.pmu import PmuDriver
+from pvpmu.guest.recorder import RecordedAccess, Recorder
+from pvpmu.guest.scenario import Scenario
+from pvpmu.guest.script import Kind, Scripted, Step, make_steps
+from pvpmu.guest.workload import Workload
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.events import KINDS
+from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.units import Ns
+
+_PROGRESS_TICKS = 50
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the guest saw in the measured window, and afterwards.
+
+    ``count_error``: by event number, the final count less what was retired while its counter was
+    live and not held. ``held``: counts retired while the page held the counters, by event number.
+    """
+
+    handlers: int = 0
+    acks: int = 0
+    spurious: int = 0
+    second_bits: int = 0
+    ticks: int = 0
+    sched_in: int = 0
+    sched_out: int = 0
+    rotations: int = 0
+    samples: int = 0
+    samples_digest: str = ""
+    count_error: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    retired: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunHooks:
+    """What a shell may attach to a run.
+
+    ``progress`` is told the guest clock reached (ns) every now and then; ``around_handler`` wraps
+    the NMI handler (the timed pass reads the wall clock there); ``recorder`` counts accesses.
+    """
+
+    progress: Callable[[Ns], None] | None = None
+    around_handler: Callable[[Callable[[], None]], Callable[[], None]] | None = None
+    recorder: Recorder | None = None
+    sample_capacity: int = 0
+
+
+class GuestRun:
+    """One run. ``memory`` and ``page_address`` are the guest's memory and where its page is."""
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        memory: memoryview[int],
+        page_address: int,
+        scenario: Scenario,
+        *,
+        seed: int,
+        hooks: RunHooks,
+    ) -> None:
+        self._vcpu = vcpu
+        self._scenario = scenario
+        self._hooks = hooks
+        self._recorder = hooks.recorder
+        vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
+        vcpu.seam.detach()
+        self.cpuid: PmuCpuid = vcpu.pmu_cpuid()
+        self.page_registered = vcpu.register_page(memory, page_address)
+        access: MsrAccess = vcpu.seam
+        if self._recorder is not None:
+            access = RecordedAccess(access, self._recorder)
+        self._driver = PmuDriver(access, self.cpuid)
+        self.core = PerfCore(
+            self._driver,
+            scenario.configs(self.cpuid),
+            hz=scenario.hz,
+            max_sample_rate=scenario.max_sample_rate,
+            sample_capacity=hooks.sample_capacity,
+        )
+        self.counts = Counts()
+        self._truth = [0] * len(self.core.events)
+        self._held = [0] * len(self.core.events)
+        self._retired = [0] * KINDS
+        if scenario.script is not None:
+            self._steps = make_steps(scenario.script, scenario.duration)
+            self._program: Workload | Scripted = Scripted(self._steps, len(scenario.events))
+        else:
+            self._program = Workload(scenario.phases(seed), scenario.cpu_hz)
+        if self._recorder is not None:
+            self._recorder.restart()
+
+    def run(self) -> Counts:
+        """Run the measured window, then settle the counts outside it."""
+        vcpu = self._vcpu
+        vcpu.program = self._program if isinstance(self._program, Workload) else None
+        vcpu.on_retire = self._on_retire
+        handler = self._handle_nmi
+        around = self._hooks.around_handler
+        vcpu.on_nmi = around(handler) if around is not None else handler
+        vcpu.exit(ExitReason.CONTROL, value=Control.START)
+        if isinstance(self._program, Scripted):
+            self._run_script(self._program)
+        else:
+            self._run_workload(self._program)
+        vcpu.exit(ExitReason.CONTROL, value=Control.STOP)
+        counts = self.counts
+        counts.samples = self.core.samples.total
+        counts.samples_digest = self.core.samples.digest
+        vcpu.on_nmi = handler
+        if self._recorder is not None:
+            self._recorder.closed = True
+        self.core.sched_out(self._program.now)
+        counts.count_error = [
+            event.hw.count - truth
+            for event, truth in zip(self.core.events, self._truth, strict=True)
+        ]
+        counts.held = self._held
+        counts.retired = self._retired
+        return counts
+
+    # The two kinds of program ----------------------------------------------------------------
+
+    def _run_workload(self, program: Workload) -> None:
+        scenario, vcpu, core = self._scenario, self._vcpu, self.core
+        tick_ns = 1_000_000_000 // scenario.hz
+        next_tick, next_mux = tick_ns, scenario.mux_us * 1000
+        switch_ns = scenario.switch_us * 1000
+        next_switch = switch_ns or scenario.duration + 1
+        self._sched_in()
+        while program.now < scenario.duration:
+            until = min(next_tick, next_switch, scenario.duration)
+            if core.rotates:
+                until = min(until, next_mux)
+            vcpu.run_until(program.cycle_of(until))
+            if program.now >= next_tick:
+                self._tick()
+                next_tick += tick_ns
+            if core.rotates and program.now >= next_mux:
+                self._operation("rotation", lambda: core.rotate(program.now))
+                self.counts.rotations += 1
+                next_mux += scenario.mux_us * 1000
+            if program.now >= next_switch and program.now < scenario.duration:
+                self._sched_out()
+                self._sched_in()
+                next_switch += switch_ns
+
+    def _run_script(self, program: Scripted) -> None:
+        counted_since_tick = [False] * len(self.core.events)
+        for step in self._steps:
+            program.advance(step.time)
+            self._retire_step(program, step, counted_since_tick)
+            match step.kind:
+                case Kind.OVERFLOW:
+                    self._vcpu.pmi_exit(stray=step.stray)
+                case Kind.TICK:
+                    self._tick()
+                    counted_since_tick = [False] * len(self.core.events)
+                case Kind.SCHED_IN:
+                    self._sched_in()
+                case Kind.SCHED_OUT:
+                    self._sched_out()
+
+    def _retire_step(self, program: Scripted, step: Step, counted: list[bool]) -> None:
+        retired = [0] * KINDS
+        for number, event in enumerate(self.core.events):
+            kind = event.config.event.kind
+            distance = self._vcpu.distance(kind)
+            if not distance:
+                continue
+            if number in step.overflows:
+                retired[kind] = distance
+                program.overflowed(number)
+            else:
+                # A tick reloads only what counted since the last one, so everything counts.
+                least = 1 if step.kind is Kind.TICK and not counted[number] else 0
+                retired[kind] = program.due(number, distance, at_least=least)
+            counted[number] = counted[number] or retired[kind] > 0
+        if any(retired):
+            self._vcpu.retire(retired)
+
+    # Operations ------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._operation("tick", self.core.tick)
+        self.counts.ticks += 1
+        if self._hooks.progress is not None and not self.counts.ticks % _PROGRESS_TICKS:
+            self._hooks.progress(self._program.now)
+
+    def _sched_in(self) -> None:
+        self._operation("sched_in", lambda: self.core.sched_in(self._program.now))
+        self.counts.sched_in += 1
+
+    def _sched_out(self) -> None:
+        self._operation("sched_out", lambda: self.core.sched_out(self._program.now))
+        self.counts.sched_out += 1
+
+    def _operation(self, name: str, run: Callable[[], None]) -> None:
+        if self._recorder is None:
+            run()
+        else:
+            self._recorder.begin()
+            run()
+            self._recorder.end(name)
+
+    def _handle_nmi(self) -> None:
+        recorder = self._recorder
+        enabled = self._driver.enabled
+        if recorder is not None:
+            recorder.begin()
+        handled = self.core.handle_nmi(self._program.now, self._program.ip)
+        counts = self.counts
+        counts.handlers += 1
+        if handled:
+            counts.acks += 1
+            counts.second_bits += handled - 1
+        else:
+            counts.spurious += 1
+        if recorder is not None:
+            kind = "pmi" if enabled else "pmi_disabled"
+            recorder.end(kind if handled else "pmi_spurious")
+
+    def _on_retire(self, counts: Sequence[int]) -> None:
+        """The truth: what was retired while each event's counter was live and not held."""
+        for kind, count in enumerate(counts):
+            self._retired[kind] += count
+        if not self._driver.enabled:
+            return
+        into = self._held if self._vcpu.seam.held else self._truth
+        for number, event in enumerate(self.core.events):
+            if event.hw.active:
+                into[number] += counts[event.config.event.kind]
+
+
+def multiplexed_estimate(event: PerfEvent) -> int:
+    """The count scaled by enabled over running time, as perf reports multiplexed events."""
+    if not event.running_ns:
+        return 0
+    return event.hw.count * event.enabled_ns // event.running_ns

@@ -1,0 +1,139 @@
+"""A scripted program: the script owns the clock and says when each counter overflows.
+
+It stands for a trace whose operations are known in number (handler entries, ticks, context
+switches, overflows by event): the driver's real entry points are called, in that order and number,
+and counts retire so that each overflow falls where the script wants it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pvpmu.shared.units import Cycles, Ns
+
+
+class Kind(enum.IntEnum):
+    """What happens at an instant, in the order in which instants' ties are resolved."""
+
+    OVERFLOW = 0
+    TICK = 1
+    SCHED_OUT = 2
+    SCHED_IN = 3
+
+
+@dataclass(slots=True)
+class Step:
+    """One instant of the script: ``overflows`` are event numbers; ``stray``: delivered twice."""
+
+    time: Ns
+    kind: Kind
+    overflows: list[int] = field(default_factory=list)
+    stray: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptCounts:
+    """What a script must contain.
+
+    ``overflows``: by event, in opening order. ``coincident``: overflows moved onto another
+    event's instant, so that one PMI has two status bits. ``stray``: how many of those PMIs the
+    host delivers twice, so that the second handler reads status 0.
+    """
+
+    ticks: int
+    sched_in: int
+    sched_out: int
+    overflows: tuple[int, ...]
+    coincident: int
+    stray: int
+
+    def __post_init__(self) -> None:
+        if self.stray > self.coincident:
+            raise ValueError(f"stray {self.stray} exceeds coincident {self.coincident}")
+        if not 0 <= self.sched_in - self.sched_out <= 1:
+            raise ValueError(
+                f"sched_in {self.sched_in} must be sched_out {self.sched_out} or one more"
+            )
+        if self.coincident > min(self.overflows):
+            raise ValueError(
+                f"coincident {self.coincident} exceeds the rarest event's {min(self.overflows)}"
+            )
+
+
+def make_steps(counts: ScriptCounts, duration: Ns) -> list[Step]:
+    """Lay the script out: each event's overflows evenly spaced, no accidental coincidence."""
+    rarest = counts.overflows.index(min(counts.overflows))
+    times: dict[Ns, list[int]] = {}
+    for number, many in enumerate(counts.overflows):
+        if number != rarest:
+            for time in _spaced(many, duration):
+                while time in times:
+                    time += 1
+                times[time] = [number]
+    hosts = sorted(times)
+    for position, time in enumerate(_spaced(counts.overflows[rarest], duration)):
+        if position < counts.coincident:
+            # Evenly spaced hosts, so that no event is crowded.
+            host = hosts[(2 * position + 1) * len(hosts) // (2 * counts.coincident)]
+            times[host].append(rarest)
+        else:
+            while time in times:
+                time += 1
+            times[time] = [rarest]
+    steps = [Step(time, Kind.OVERFLOW, numbers) for time, numbers in times.items()]
+    double = sorted((s for s in steps if len(s.overflows) > 1), key=lambda step: step.time)
+    for step in double[: counts.stray]:
+        step.stray = True
+    tick = duration // counts.ticks if counts.ticks else 0
+    steps += [Step((n + 1) * tick, Kind.TICK) for n in range(counts.ticks)]
+    switch = duration // max(counts.sched_in, 1)
+    steps += [Step(n * switch, Kind.SCHED_IN) for n in range(counts.sched_in)]
+    steps += [Step((n + 1) * switch, Kind.SCHED_OUT) for n in range(counts.sched_out)]
+    return sorted(steps, key=lambda step: (step.time, step.kind))
+
+
+def _spaced(many: int, duration: Ns) -> Iterator[Ns]:
+    return ((2 * n + 1) * duration // (2 * many) for n in range(many))
+
+
+class Scripted:
+    """The program behind a script: its clock is set, and counts approach the next overflow."""
+
+    def __init__(self, steps: Sequence[Step], events: int) -> None:
+        self.cycles: Cycles = 0
+        self.now: Ns = 0
+        self._since = 0
+        self._next: list[list[Ns]] = [[] for _ in range(events)]
+        for step in reversed(steps):
+            for number in step.overflows:
+                self._next[number].append(step.time)
+
+    @property
+    def ip(self) -> int:
+        """A script has no code: 0."""
+        return 0
+
+    def due(self, number: int, distance: int, *, at_least: int) -> int:
+        """Counts that event ``number`` retires from the last instant to now, short of overflow.
+
+        ``distance``: counts to its overflow. Linear in time towards the scripted overflow, and at
+        least ``at_least`` where the distance allows.
+        """
+        following = self._next[number]
+        if following:
+            ahead = following[-1] - self._since
+            share = distance * (self.now - self._since) // ahead if ahead > 0 else 0
+        else:
+            share = 0
+        return max(0, min(max(share, at_least), distance - 1))
+
+    def advance(self, time: Ns) -> None:
+        """Set the clock to the next instant."""
+        self._since = self.now
+        self.now = time
+
+    def overflowed(self, number: int) -> None:
+        """Event ``number``'s next scripted overflow has happened."""
+        self._next[number].pop()

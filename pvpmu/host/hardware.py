@@ -1,0 +1,94 @@
+"""The physical PMU: counters that count what the guest retired and raise overflow status.
+
+**Invariants**: a counter holds at most its width; it counts only while started; overflow status
+bits stay until the driver takes them. Source: SDM vol. 3B, "Performance Monitoring".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvpmu.shared.events import FIXED_KIND
+from pvpmu.shared.exits import LIVE_MODE_SHIFT, MODE_KERNEL, MODE_USER
+
+PHYSICAL_GP = 8
+PHYSICAL_FIXED = 3
+PHYSICAL_WIDTH = 48
+
+
+class Counter:
+    """One hardware counter.
+
+    ``fixed_kind`` is the one kind it can count, None for a GP counter; ``taken`` is the driver's
+    mark that an event owns it.
+    """
+
+    __slots__ = ("bit", "fixed_kind", "kind", "modes", "taken", "value")
+
+    def __init__(self, index: int, fixed_kind: int | None) -> None:
+        self.bit = 1 << index
+        self.fixed_kind = fixed_kind
+        self.kind = -1
+        self.modes = 0
+        self.value = 0
+        self.taken = False
+
+
+class PhysicalPmu:
+    """``gp`` general and ``fixed`` fixed counters of ``width`` bits.
+
+    ``status``: overflow bits not yet taken. ``version`` changes whenever the set of started
+    counters, or the distance of one of them other than by counting, changes.
+    """
+
+    def __init__(
+        self,
+        gp: int = PHYSICAL_GP,
+        fixed: int = PHYSICAL_FIXED,
+        width: int = PHYSICAL_WIDTH,
+        version: int = 1,
+    ) -> None:
+        self.mask = (1 << width) - 1
+        self.counters = [Counter(j + 32, FIXED_KIND[j]) for j in range(fixed)]
+        self.counters += [Counter(i, None) for i in range(gp)]
+        self.started: list[Counter] = []
+        self.status = 0
+        self.version = version
+
+    def start(self, counter: Counter, kind: int, modes: int, value: int) -> None:
+        """Program ``counter`` with ``value`` and let it count ``kind`` in ``modes``."""
+        counter.kind = kind
+        counter.modes = modes
+        counter.value = value
+        if counter not in self.started:
+            self.started.append(counter)
+        self.version += 1
+
+    def stop(self, counter: Counter) -> None:
+        """Stop counting, if it was; the value stays."""
+        if counter in self.started:
+            self.started.remove(counter)
+            self.version += 1
+
+    def retire(self, user: Sequence[int] | None, kernel: Sequence[int] | None) -> None:
+        """Count what was retired since VM-entry, by event kind, at CPL 3 and CPL 0."""
+        for counter in self.started:
+            delta = 0
+            if user is not None and counter.modes & MODE_USER:
+                delta = user[counter.kind]
+            if kernel is not None and counter.modes & MODE_KERNEL:
+                delta += kernel[counter.kind]
+            if delta:
+                value = counter.value + delta
+                if value > self.mask:
+                    value &= self.mask
+                    self.status |= counter.bit
+                counter.value = value
+
+    def live(self) -> list[int]:
+        """For each started counter: descriptor (kind, modes) and distance to overflow."""
+        entries: list[int] = []
+        for counter in self.started:
+            entries.append(counter.kind | counter.modes << LIVE_MODE_SHIFT)
+            entries.append(self.mask + 1 - counter.value)
+        return entries

@@ -1,0 +1,221 @@
+"""Host perf: one task context with its lock, and kernel-created events on the physical PMU.
+
+Every interface takes the context lock and is counted by kind, as are locks and hardware
+placements. Source: ``kernel/events/core.c`` (``perf_event_pause``, ``perf_event_read_value``,
+``perf_event_period``, ``perf_event_enable``, ``perf_event_release_kernel``,
+``perf_event_create_kernel_counter``) and ``x86_perf_event_set_period`` / ``_update``.
+
+**Invariants**: an event counts only while ACTIVE; a paused event's count is 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pvpmu.host.hardware import Counter, PhysicalPmu
+
+PAUSE, READ_VALUE, PERIOD, ENABLE, DISABLE, RELEASE, CREATE = range(7)
+CALL_KINDS = ("pause", "read_value", "period", "enable", "disable", "release", "create")
+LOCKS = 7
+PLACEMENTS = 8
+REDUNDANT = 9
+"""Calls on a counter that is paused already: the ones that ``is_paused`` saves."""
+TALLY_WORDS = 10
+
+_MAX_PERIOD = 1 << 63
+
+
+class State(enum.Enum):
+    """perf_event states that matter here."""
+
+    OFF = "off"
+    ACTIVE = "active"
+    ERROR = "error"
+    """A pinned event that found no counter: it does not count and is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """What to count: ``kind`` (None: an event this silicon does not have), modes (a bitmap of
+    MODE_USER and MODE_KERNEL) and the pinned flag."""
+
+    kind: int | None
+    modes: int
+    pinned: bool = True
+
+
+class PerfEvent:
+    """A host perf_event. ``count`` is since the last reset, ``left`` the distance to overflow."""
+
+    __slots__ = (
+        "attr",
+        "count",
+        "counter",
+        "last",
+        "left",
+        "on_overflow",
+        "period",
+        "prev",
+        "state",
+    )
+
+    def __init__(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> None:
+        self.attr = attr
+        self.period = period
+        self.left = 0
+        self.count = 0
+        self.prev = 0
+        self.counter: Counter | None = None
+        self.last: Counter | None = None
+        self.state = State.OFF
+        self.on_overflow = on_overflow
+
+
+class PerfContext:
+    """The perf context of one vCPU thread.
+
+    ``tally`` is the list of counts in use: calls by kind, then LOCKS, PLACEMENTS, REDUNDANT.
+    Its owner swaps it to attribute calls to places.
+    """
+
+    def __init__(self, pmu: PhysicalPmu) -> None:
+        self.pmu = pmu
+        self.tally = [0] * TALLY_WORDS
+        self._active: list[PerfEvent] = []
+        self._max_left = pmu.mask >> 1
+
+    def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
+        """perf_event_create_kernel_counter: returns None when the period is refused."""
+        self._called(CREATE)
+        if not 0 < period < _MAX_PERIOD:
+            return None
+        event = PerfEvent(attr, period, on_overflow)
+        self._install(event)
+        return event
+
+    def pause(self, event: PerfEvent) -> int:
+        """perf_event_pause(event, reset=true): stop, return the count (64 bits), zero it."""
+        self._called(PAUSE)
+        if event.state is State.ACTIVE:
+            self._remove(event)
+        elif event.state is State.ERROR:
+            event.state = State.OFF
+        count = event.count
+        event.count = 0
+        return count
+
+    def read_value(self, event: PerfEvent) -> int:
+        """perf_event_read_value: the count, with a running counter's part pulled in."""
+        self._called(READ_VALUE)
+        if event.state is State.ACTIVE:
+            self._update(event)
+        return event.count
+
+    def period(self, event: PerfEvent, period: int) -> bool:
+        """perf_event_period: set the period; False when it is 0 or has bit 63 set."""
+        self._called(PERIOD)
+        if not 0 < period < _MAX_PERIOD:
+            return False
+        event.period = period
+        if event.state is State.ACTIVE:
+            self._update(event)
+            event.left = 0
+            self._restart(event)
+        else:
+            event.left = 0
+        return True
+
+    def enable(self, event: PerfEvent) -> None:
+        """perf_event_enable: put the event, and with it the whole context, on the counters."""
+        self._called(ENABLE)
+        if event.state is not State.ACTIVE:
+            self._install(event)
+
+    def disable(self, event: PerfEvent) -> None:
+        """perf_event_disable: stop; the count stays."""
+        self._called(DISABLE)
+        if event.state is State.ACTIVE:
+            self._remove(event)
+
+    def release(self, event: PerfEvent) -> None:
+        """perf_event_release_kernel: remove from the context and forget."""
+        self._called(RELEASE)
+        if event.state is State.ACTIVE:
+            self._remove(event)
+
+    def handle_nmi(self) -> None:
+        """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
+        status = self.pmu.status
+        self.pmu.status = 0
+        for event in [e for e in self._active if e.counter and e.counter.bit & status]:
+            self._update(event)
+            overflowed = event.left <= 0
+            self._restart(event)
+            if overflowed:
+                event.on_overflow()
+
+    def _called(self, kind: int) -> None:
+        self.tally[kind] += 1
+        self.tally[LOCKS] += 1
+
+    def _install(self, event: PerfEvent) -> None:
+        counter = self._free_counter(event)
+        if counter is None:
+            event.state = State.ERROR
+            return
+        event.state = State.ACTIVE
+        event.counter = event.last = counter
+        counter.taken = True
+        self._active.append(event)
+        self._reload(event)
+        # A pinned event reschedules the whole context: every event of it is placed again. The
+        # others come back to the same counter with the same distance, so only the count changes.
+        self.tally[PLACEMENTS] += len(self._active)
+
+    def _remove(self, event: PerfEvent) -> None:
+        self._update(event)
+        counter = event.counter
+        if counter is not None:
+            self.pmu.stop(counter)
+            counter.taken = False
+            event.counter = None
+        self._active.remove(event)
+        event.state = State.OFF
+
+    def _free_counter(self, event: PerfEvent) -> Counter | None:
+        last = event.last
+        if last is not None and not last.taken:
+            return last
+        for counter in self.pmu.counters:
+            if not counter.taken and counter.fixed_kind in (None, event.attr.kind):
+                return counter
+        return None
+
+    def _update(self, event: PerfEvent) -> None:
+        counter = event.counter
+        if counter is not None:
+            delta = (counter.value - event.prev) & self.pmu.mask
+            event.prev = counter.value
+            event.count += delta
+            event.left -= delta
+
+    def _restart(self, event: PerfEvent) -> None:
+        self._reload(event)
+        self.tally[PLACEMENTS] += 1
+
+    def _reload(self, event: PerfEvent) -> None:
+        left = event.left
+        if left <= -event.period:
+            left = event.period
+        elif left <= 0:
+            left += event.period
+        event.left = left
+        counter = event.counter
+        assert counter is not None
+        event.prev = -min(left, self._max_left) & self.pmu.mask
+        if event.attr.kind is None:
+            counter.value = event.prev
+        else:
+            self.pmu.start(counter, event.attr.kind, event.attr.modes, event.prev)

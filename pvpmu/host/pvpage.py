@@ -1,0 +1,264 @@
+"""The host half of the per-vCPU page: freeze, import, COMMIT, publish.
+
+**Invariants**
+
+* The page is loaded once into private memory; only the copy is validated and used.
+* :meth:`HostPage.publish` is the only place that stores to the page (registration runs through
+  it too), and it is called in the vCPU's context, just before VM-entry.
+* In FROZEN the guest's words are left alone, except for refused ones.
+* Nothing counts in FROZEN, so a guest word is new iff it differs from what was last published:
+  no dirty bitmap decides anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pvpmu.host.pmi import PmiDelivery
+from pvpmu.host.vpmu import Pmc, Vpmu
+from pvpmu.shared import page
+from pvpmu.shared import registers as msr
+from pvpmu.shared.page import TURN_FIRST
+from pvpmu.shared.registers import Role
+from pvpmu.shared.units import U64_MASK
+
+
+class Registration(enum.IntEnum):
+    """What MSR_PVPMU_STATUS reads after a write to MSR_PVPMU_PAGE. Append only."""
+
+    NONE = 0
+    OK = 1
+    OUTSIDE_MEMORY = 2
+    UNKNOWN_FEATURE = 3
+
+
+class Reject(enum.IntEnum):
+    """Why a page word was refused. Append only."""
+
+    RESERVED_BITS = 1
+    BEYOND_WIDTH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _TurnWord:
+    """One turn word: where it is, whose it is, which values are refused and why."""
+
+    offset: int
+    """Index from TURN_FIRST."""
+    role: Role
+    pmc: Pmc | None
+    address: int
+    refused: int
+    reason: Reject
+
+
+class HostPage:
+    """A registered page. ``words`` is the page's window of 512 words in guest memory."""
+
+    def __init__(
+        self,
+        words: memoryview[int],
+        vpmu: Vpmu,
+        delivery: PmiDelivery,
+        *,
+        features: int,
+        generation: int,
+    ) -> None:
+        self._words = words
+        self._vpmu = vpmu
+        self._delivery = delivery
+        self._turns = list(_turn_words(vpmu))
+        # The guest's memory may hold anything: no 64-bit word equals -1, so all are stored once.
+        self._published = [-1] * (page.TURN_END - TURN_FIRST)
+        self._freeze_seq = words[page.RELEASE_SEQ]
+        self._acked = words[page.ACKED] & vpmu.cpuid.counters
+        self._owns_turns = True
+        self._refused = [False] * len(self._turns)
+        self._reject_reason = 0
+        self._seq = words[page.SEQ] & ~1
+        self._pmi_seq = words[page.PMI_ACK]
+        self.freeze = bool(features & page.FEATURE_FREEZE)
+        self.dirty = True
+        self._header = _header(vpmu, features, generation)
+
+    @property
+    def running(self) -> bool:
+        """State RUNNING: some counter is live and the guest holds nothing."""
+        return bool(self._vpmu.live) and not self._vpmu.held
+
+    def load_status(self) -> None:
+        """Take the guest's acknowledgements into GLOBAL_STATUS (one load; any exit)."""
+        acked = self._words[page.ACKED] & self._vpmu.cpuid.counters
+        cleared = acked ^ self._acked
+        if cleared:
+            # A toggle of a bit that reads 1 clears it. A toggle of one that reads 0 would set
+            # status; only a broken guest does that, and only to itself.
+            self._vpmu.global_status ^= cleared
+            self._acked = acked
+
+    def freeze_now(self) -> None:
+        """Stop counting at the entry that injects a PMI's NMI."""
+        self._vpmu.pause_live()
+        self._vpmu.held = True
+        self._freeze_seq = self._freeze_seq + 1 & U64_MASK
+        self.dirty = True
+
+    def note_pmi(self) -> None:
+        """Count an injected PMI in ``pmi_seq``."""
+        self._pmi_seq = self._pmi_seq + 1 & U64_MASK
+        self.dirty = True
+
+    def import_lvtpc(self) -> None:
+        """Take LVTPC alone from the page (PMI delivery while FROZEN)."""
+        if not self.running:
+            value = self._words[page.LVTPC]
+            if not value & self._vpmu.cpuid.lvtpc_reserved:
+                self._delivery.lvtpc = value & self._vpmu.cpuid.lvtpc_kept
+
+    def import_words(self) -> bool:
+        """Copy the page once, validate the copy, apply it without starting anything.
+
+        Only in FROZEN. Returns False when a word was refused: then nothing was applied, and the
+        refused words go back to their last accepted value at the next publication.
+        """
+        copy = self._words[TURN_FIRST : page.TURN_END].tolist()
+        released = self._words[page.RELEASE_SEQ] == self._freeze_seq
+        ovf_ctrl = self._words[page.OVF_CTRL]
+        changed = [t for t in self._turns if copy[t.offset] != self._published[t.offset]]
+        self._reject_reason = 0
+        for turn in changed:
+            if copy[turn.offset] & turn.refused:
+                self._reject_reason = self._reject_reason or turn.address << 32 | turn.reason
+                self._refused[self._turns.index(turn)] = True
+        self.dirty = True
+        if self._reject_reason:
+            return False
+        for turn in changed:
+            self._apply(turn, copy[turn.offset])
+            self._published[turn.offset] = copy[turn.offset]
+        if not ovf_ctrl & self._vpmu.cpuid.ovf_ctrl_reserved:
+            self._vpmu.ovf_ctrl = ovf_ctrl
+        if released and not self._vpmu.live:
+            # With live != 0 the release takes effect in the COMMIT that is about to follow it.
+            self._vpmu.held = False
+        self._owns_turns = True
+        return True
+
+    def publish(self) -> None:
+        """Store what changed: turn words if they are the host's now, then host words."""
+        words, vpmu = self._words, self._vpmu
+        words[page.SEQ] = self._seq + 1 & U64_MASK
+        if self._owns_turns:
+            for turn in self._turns:
+                value = self._value(turn)
+                if value != self._published[turn.offset]:
+                    self._published[turn.offset] = value
+                    words[TURN_FIRST + turn.offset] = value
+        if self._reject_reason:
+            self._restore_refused()
+        running = self.running
+        words[page.RAISED] = vpmu.global_status ^ self._acked
+        words[page.FREEZE_SEQ] = self._freeze_seq
+        words[page.PMI_SEQ] = self._pmi_seq
+        words[page.NOT_COUNTING] = vpmu.not_counting if running else 0
+        words[page.REJECT_REASON] = self._reject_reason
+        words[page.LIVE] = vpmu.live if running else 0
+        self._owns_turns = running
+        if self._header:
+            for index, value in self._header:
+                words[index] = value
+            self._header = []
+        self._seq = self._seq + 2 & U64_MASK
+        words[page.SEQ] = self._seq
+        self.dirty = False
+
+    def detach(self) -> None:
+        """Take the page out of use: the ready word is zeroed first."""
+        self._words[page.VERSION] = 0
+        self._vpmu.held = False
+
+    def _restore_refused(self) -> None:
+        rejected = 0
+        for position, turn in enumerate(self._turns):
+            if self._refused[position]:
+                rejected |= 1 << position
+                self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+                self._refused[position] = False
+        self._words[page.REJECTED] = rejected
+
+    def _value(self, turn: _TurnWord) -> int:
+        match turn.role:
+            case Role.GLOBAL_CTRL:
+                return self._vpmu.global_ctrl
+            case Role.FIXED_CTR_CTRL:
+                return self._vpmu.fixed_ctr_ctrl
+            case Role.LVTPC:
+                return self._delivery.lvtpc
+        assert turn.pmc is not None
+        if turn.role is Role.EVTSEL:
+            return turn.pmc.eventsel
+        return turn.pmc.accumulator & turn.pmc.mask
+
+    def _apply(self, turn: _TurnWord, value: int) -> None:
+        vpmu = self._vpmu
+        match turn.role:
+            case Role.GLOBAL_CTRL:
+                vpmu.global_ctrl = value
+                return
+            case Role.FIXED_CTR_CTRL:
+                for pmc in vpmu.fixed:
+                    if (value ^ vpmu.fixed_ctr_ctrl) >> 4 * pmc.number & 0xF:
+                        vpmu.in_use |= pmc.bit
+                vpmu.store_fixed_ctr_ctrl(value)
+                return
+            case Role.LVTPC:
+                self._delivery.lvtpc = value
+                return
+        assert turn.pmc is not None
+        vpmu.in_use |= turn.pmc.bit
+        if turn.role is Role.EVTSEL:
+            vpmu.store_eventsel(turn.pmc, value)
+        else:
+            turn.pmc.accumulator = value
+
+
+def _turn_words(vpmu: Vpmu) -> list[_TurnWord]:
+    cpuid = vpmu.cpuid
+
+    def word(role: Role, refused: int, reason: Reject, pmc: Pmc | None = None) -> _TurnWord:
+        address = msr.address_of(role, pmc.number if pmc else 0)
+        offset = page.WORD_OF[address] - TURN_FIRST
+        return _TurnWord(offset, role, pmc, address, refused, reason)
+
+    lvtpc_refused = cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept
+    turns = [
+        word(Role.GLOBAL_CTRL, cpuid.global_ctrl_reserved, Reject.RESERVED_BITS),
+        word(Role.FIXED_CTR_CTRL, cpuid.fixed_ctrl_reserved, Reject.RESERVED_BITS),
+        word(Role.LVTPC, lvtpc_refused, Reject.RESERVED_BITS),
+    ]
+    for pmc in vpmu.gp:
+        turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
+        turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
+    for pmc in vpmu.fixed:
+        turns.append(word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
+    return turns
+
+
+def _header(vpmu: Vpmu, features: int, generation: int) -> list[tuple[int, int]]:
+    """Header words in store order: the ready word is last."""
+    cpuid = vpmu.cpuid
+    return [
+        (page.SIZE, page.PAGE.used),
+        (page.FEATURES, features),
+        (page.GENERATION, generation),
+        (page.EVTSEL_RESERVED, cpuid.evtsel_reserved),
+        (page.FIXED_CTRL_RESERVED, cpuid.fixed_ctrl_reserved),
+        (page.GLOBAL_CTRL_RESERVED, cpuid.global_ctrl_reserved),
+        (page.OVF_CTRL_RESERVED, cpuid.ovf_ctrl_reserved),
+        (page.LVTPC_DROPPED, (cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept) & U64_MASK),
+        (page.GP_MASK, cpuid.gp_mask),
+        (page.FIXED_MASK, cpuid.fixed_mask),
+        (page.STATUS_MASK, cpuid.counters),
+        (page.VERSION, page.PAGE_VERSION),
+    ]

@@ -1,0 +1,365 @@
+"""One vCPU on the host: serve a VM-exit, run the entry loop, reply. Pure: no clock, no process.
+
+Source: ``vmx_handle_exit``, ``vcpu_enter_guest`` (request order NMI, PMU, PMI; injection last).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pvpmu.host.hardware import PhysicalPmu
+from pvpmu.host.perf import TALLY_WORDS, PerfContext
+from pvpmu.host.pmi import (
+    REQUEST_NMI,
+    REQUEST_PMI,
+    REQUEST_PMU,
+    PmiCounts,
+    PmiDelivery,
+    deliverable,
+)
+from pvpmu.host.pvpage import HostPage, Registration
+from pvpmu.host.vpmu import Vpmu
+from pvpmu.shared import cpuid as leaf_a
+from pvpmu.shared import exits, page
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.events import KINDS
+from pvpmu.shared.exits import Control, ExitReason
+
+# Plain ints: comparing with an IntEnum member costs more than the rest of a short exit.
+_EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
+_NMI_WINDOW = int(ExitReason.NMI_WINDOW)
+_MSR_READ = int(ExitReason.MSR_READ)
+_MSR_WRITE = int(ExitReason.MSR_WRITE)
+_RDPMC = int(ExitReason.RDPMC)
+_FLOOR = int(ExitReason.FLOOR)
+
+HANDLER, DELIVERY, OTHER = range(3)
+PLACES = ("handler", "delivery", "other")
+"""Where the host worked: for an exit with NMIs blocked (the guest is inside its handler), for the
+exits that bring a PMI (EXCEPTION_NMI, NMI_WINDOW), or for anything else."""
+
+
+@dataclass(slots=True)
+class HostStats:
+    """Counts since START. ``tallies`` and ``exits_by`` are indexed by place.
+
+    ``undelivered``: PMIs raised and still on their way when the counting ended.
+    """
+
+    pmi: PmiCounts
+    exits: list[int] = field(default_factory=lambda: [0] * (exits.REASON_MASK + 1))
+    accesses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """Exit reason << 32 | MSR address or RDPMC index, to exits."""
+    tallies: list[list[int]] = field(
+        default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES]
+    )
+    exits_by: list[int] = field(default_factory=lambda: [0] * len(PLACES))
+    undelivered: int = 0
+
+
+class HostVcpu:
+    """The host side of one vCPU.
+
+    ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
+    """
+
+    def __init__(
+        self, slot: memoryview[int], memory: memoryview[int], design: Design, cpuid: PmuCpuid
+    ) -> None:
+        self._slot = slot
+        self._memory = memory
+        self._design = design
+        self.cpuid = cpuid
+        self.result: HostStats | None = None
+        self._live_version = 0
+        self._generation = 0
+        self._handlers: dict[int, Callable[[], int]] = {
+            ExitReason.MSR_READ: self._msr_read,
+            ExitReason.MSR_WRITE: self._msr_write,
+            ExitReason.RDPMC: self._rdpmc,
+            ExitReason.EXCEPTION_NMI: self._nothing,
+            ExitReason.NMI_WINDOW: self._nothing,
+            ExitReason.HLT: self._nothing,
+            ExitReason.CPUID: self._cpuid,
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Power-on: a new vPMU, nothing pending, no page (its memory stays as it is)."""
+        self.hardware = PhysicalPmu(version=self._live_version + 1)
+        self.perf = PerfContext(self.hardware)
+        self.delivery = PmiDelivery()
+        self.vpmu = Vpmu(
+            self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused
+        )
+        self.page: HostPage | None = None
+        self.stats = HostStats(self.delivery.counts)
+        self._pv_page = 0
+        self._pv_status = Registration.NONE
+        self._blocked = 0
+
+    def serve(self) -> int:
+        """Handle the exit in the slot, prepare the entry, store the reply.
+
+        Returns the exit reason, so that the shell can act on FLOOR.
+        """
+        slot = self._slot
+        request = slot[exits.REQUEST]
+        reason = request & exits.REASON_MASK
+        if reason >= _FLOOR:
+            self._measure(reason)
+            return reason
+        stats = self.stats
+        stats.exits[reason] += 1
+        self._blocked = request & exits.NMI_BLOCKED
+        if self._blocked:
+            place = HANDLER
+        elif reason == _EXCEPTION_NMI or reason == _NMI_WINDOW:  # noqa: PLR1714 (hot path)
+            place = DELIVERY
+        else:
+            place = OTHER
+        self.perf.tally = stats.tallies[place]
+        stats.exits_by[place] += 1
+        if self.page is not None:
+            self.page.load_status()
+        if request & (exits.RETIRED_USER | exits.RETIRED_KERNEL):
+            self._retire(request, in_guest=reason == _EXCEPTION_NMI)
+        handler = self._handlers.get(reason)
+        # An unknown reason can only come from a broken guest; it gets a fault and lives on.
+        flags = handler() if handler is not None else exits.FAULT_GP
+        delivery = self.delivery
+        if request & exits.STRAY_PMI:
+            delivery.counts.stray += 1
+            delivery.queue_nmi(pmi=True)
+        if delivery.requests or delivery.irq_work or delivery.pending:
+            flags |= self._deliver()
+        if self.page is not None and self.page.dirty:
+            self.page.publish()
+        if self.hardware.version != self._live_version:
+            self._publish_live()
+        slot[exits.REPLY] = flags
+        return reason
+
+    def _measure(self, reason: int) -> None:
+        """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
+        self._slot[exits.REPLY] = 0
+        if reason != ExitReason.CONTROL:
+            return
+        control = self._slot[exits.VALUE]
+        if control == Control.RESET:
+            self.reset()
+            self._publish_live()
+        elif control == Control.START:
+            self.delivery.counts = PmiCounts()
+            self.stats = HostStats(self.delivery.counts)
+        elif control == Control.STOP:
+            self.stats.undelivered = self.delivery.undelivered
+            self.result = self.stats
+            self.delivery.counts = PmiCounts()
+            self.stats = HostStats(self.delivery.counts)
+
+    def queue_nmi(self) -> None:
+        """Queue an NMI that is no PMI (a watchdog's, an IPI's)."""
+        self.delivery.queue_nmi(pmi=False)
+
+    # Exit handlers: reply flags ---------------------------------------------------------------
+
+    def _nothing(self) -> int:
+        return 0
+
+    def _msr_read(self) -> int:
+        address = self._slot[exits.ADDRESS]
+        self.stats.accesses[_MSR_READ << 32 | address] += 1
+        if address in (msr.PV_PAGE, msr.PV_STATUS):
+            if not self._design.page:
+                return exits.FAULT_GP
+            value: int | None = self._pv_page if address == msr.PV_PAGE else self._pv_status
+        else:
+            self._import_if_frozen()
+            value = self.vpmu.rdmsr(address)
+        return self._result(value)
+
+    def _rdpmc(self) -> int:
+        ecx = self._slot[exits.ADDRESS]
+        self.stats.accesses[_RDPMC << 32 | ecx] += 1
+        self._import_if_frozen()
+        return self._result(self.vpmu.rdpmc(ecx))
+
+    def _msr_write(self) -> int:
+        address, value = self._slot[exits.ADDRESS], self._slot[exits.VALUE]
+        self.stats.accesses[_MSR_WRITE << 32 | address] += 1
+        if address == msr.PV_PAGE and self._design.page:
+            self._write_pv_page(value)
+            return 0
+        if self.page is None:
+            return 0 if self.vpmu.wrmsr(address, value) else exits.FAULT_GP
+        if not self._import_if_frozen() or not self._write_with_page(address, value):
+            return exits.FAULT_GP
+        return 0
+
+    def _write_with_page(self, address: int, value: int) -> bool:
+        assert self.page is not None
+        self.page.dirty = True
+        held = self.vpmu.held
+        if address == msr.GLOBAL_CTRL:
+            # The first GLOBAL_CTRL write after a freeze ends the hold; a refused one does not.
+            self.vpmu.held = False
+        if not self.vpmu.wrmsr(address, value):
+            self.vpmu.held = held
+            return False
+        if self.page.running:
+            self.vpmu.start_paused()
+        return True
+
+    def _cpuid(self) -> int:
+        leaf = self._slot[exits.ADDRESS]
+        eax = ebx = ecx = edx = 0
+        if leaf == leaf_a.LEAF:
+            eax, ebx, ecx, edx = self.cpuid.encode()
+        elif leaf == exits.LEAF_SIGNATURE and self._design.page:
+            eax = exits.LEAF_FEATURES
+            ebx, ecx, edx = exits.SIGNATURE
+        elif leaf == exits.LEAF_FEATURES and self._design.page:
+            eax, ebx = page.PAGE_VERSION, self._offered
+            ecx, edx = msr.PV_PAGE, page.PAGE_SIZE
+        self._slot[exits.RESULT] = eax | ebx << 32
+        self._slot[exits.RESULT_HIGH] = ecx | edx << 32
+        return 0
+
+    @property
+    def _offered(self) -> int:
+        return page.FEATURE_FREEZE if self._design.freeze else 0
+
+    def _write_pv_page(self, value: int) -> None:
+        """Register or unregister the page; a refusal leaves a code and everything trapping."""
+        if self.page is not None:
+            self._import_if_frozen()
+            was_held = self.vpmu.held
+            self.page.detach()
+            self.page = None
+            if was_held:
+                self.vpmu.start_paused()
+        self._pv_page = 0
+        self._pv_status = Registration.NONE
+        if not value & page.PAGE_ENABLE:
+            return
+        address = value & ~(page.PAGE_SIZE - 1)
+        wanted = value & (page.PAGE_SIZE - 1) & ~page.PAGE_ENABLE
+        if address + page.PAGE_SIZE > len(self._memory) * 8:
+            self._pv_status = Registration.OUTSIDE_MEMORY
+        elif wanted & ~self._offered:
+            self._pv_status = Registration.UNKNOWN_FEATURE
+        else:
+            self._generation += 1
+            first = address // 8
+            self.page = HostPage(
+                self._memory[first : first + page.PAGE_SIZE // 8],
+                self.vpmu,
+                self.delivery,
+                features=wanted,
+                generation=self._generation,
+            )
+            self._pv_page = value
+            self._pv_status = Registration.OK
+
+    # VM-entry ---------------------------------------------------------------------------------
+
+    def _deliver(self) -> int:
+        """Serve requests and inject: reply flags."""
+        delivery = self.delivery
+        if delivery.irq_work:
+            self._deliver_pmi()
+            delivery.irq_work = False
+        self._serve_requests()
+        if not delivery.pending:
+            return 0
+        if self._blocked:
+            return exits.WANT_NMI_WINDOW
+        self._inject()
+        return exits.INJECT_NMI | (exits.WANT_NMI_WINDOW if delivery.pending else 0)
+
+    def _serve_requests(self) -> None:
+        delivery = self.delivery
+        while delivery.requests:
+            if delivery.requests & REQUEST_NMI:
+                delivery.requests &= ~REQUEST_NMI
+                delivery.process_nmis(blocked=bool(self._blocked))
+            if delivery.requests & REQUEST_PMU:
+                delivery.requests &= ~REQUEST_PMU
+                self.vpmu.handle_pmu_request(pause_only=self._about_to_freeze())
+                if self.page is not None:
+                    self.page.dirty = True
+            if delivery.requests & REQUEST_PMI:
+                delivery.requests &= ~REQUEST_PMI
+                self._deliver_pmi()
+            if delivery.requests:
+                delivery.counts.extra_loops += 1
+
+    def _deliver_pmi(self) -> None:
+        if self.page is not None:
+            self.page.import_lvtpc()
+        self.delivery.deliver()
+
+    def _about_to_freeze(self) -> bool:
+        page_half = self.page
+        return (
+            page_half is not None
+            and page_half.freeze
+            and page_half.running
+            and not self._blocked
+            and deliverable(self.delivery.lvtpc)
+            and self.delivery.next_is_pmi()
+        )
+
+    def _inject(self) -> None:
+        if not self.delivery.inject():
+            return
+        counts = self.delivery.counts
+        counts.delivered += 1
+        if not self.vpmu.live:
+            counts.late += 1
+        page_half = self.page
+        if page_half is None:
+            return
+        page_half.note_pmi()
+        if page_half.freeze and page_half.running and deliverable(self.delivery.lvtpc):
+            page_half.freeze_now()
+
+    def _publish_live(self) -> None:
+        slot = self._slot
+        entries = self.hardware.live()
+        for offset, value in enumerate(entries):
+            slot[exits.LIVE_AT + offset] = value
+        slot[exits.LIVE_COUNT] = len(entries) // 2
+        self._live_version = self.hardware.version
+        slot[exits.LIVE_VERSION] = self._live_version
+
+    # Helpers ----------------------------------------------------------------------------------
+
+    def _retire(self, request: int, *, in_guest: bool) -> None:
+        user = kernel = None
+        if request & exits.RETIRED_USER:
+            user = self._slot[exits.RETIRED_USER_AT : exits.RETIRED_USER_AT + KINDS].tolist()
+        if request & exits.RETIRED_KERNEL:
+            kernel = self._slot[exits.RETIRED_KERNEL_AT : exits.RETIRED_KERNEL_AT + KINDS].tolist()
+        self.hardware.retire(user, kernel)
+        if self.hardware.status:
+            # A PMI that is due at an exit is taken before the exit is handled; unless the exit
+            # is the PMI itself, KVM's callback sees it outside the guest.
+            self.vpmu.in_guest = in_guest
+            self.perf.handle_nmi()
+
+    def _import_if_frozen(self) -> bool:
+        if self.page is None or self.page.running:
+            return True
+        return self.page.import_words()
+
+    def _result(self, value: int | None) -> int:
+        if value is None:
+            return exits.FAULT_GP
+        self._slot[exits.RESULT] = value
+        return 0

@@ -1,0 +1,415 @@
+"""KVM's vPMU: the registers a guest sees, emulated with host perf events.
+
+Same state, same order of perf calls and same early returns as KVM 5.14 (``pmu.c``,
+``pmu_intel.c``): ``skip_paused`` off is the code before ``pmc->is_paused``, on is after it.
+
+**Invariants**: a refused write (#GP) leaves the state untouched; a same-value write of a control
+register does nothing, not even a pause; a counter counts only if its own enable, its global
+enable and ``not held`` all hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pvpmu.host.perf import REDUNDANT, Attr, PerfContext, PerfEvent, State
+from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import (
+    EVTSEL_EN,
+    EVTSEL_INT,
+    EVTSEL_OS,
+    EVTSEL_USR,
+    FIXED_BASE,
+    FIXED_EN,
+    FIXED_OS,
+    FIXED_PMI,
+    FIXED_USR,
+    PmuCpuid,
+)
+from pvpmu.shared.events import BY_SELECTOR, FIXED_KIND
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+from pvpmu.shared.registers import BY_ADDRESS, Role
+from pvpmu.shared.units import U64_MASK, MsrAddress
+
+_SELECTOR = 0xFFFF
+_MODIFIERS = 0xFF84_0000
+"""EDGE, INV and CMASK: a raw event that the modelled silicon cannot count."""
+_P6_TOLERATED = (0xC1, 0xC2, 0x186, 0x187)
+
+
+class Pmc:
+    """One guest counter (struct kvm_pmc). ``index`` is the global index, ``number`` its own."""
+
+    __slots__ = (
+        "accumulator",
+        "bit",
+        "config",
+        "event",
+        "eventsel",
+        "fixed",
+        "index",
+        "is_paused",
+        "mask",
+        "number",
+    )
+
+    def __init__(self, index: int, mask: int) -> None:
+        self.index = index
+        self.bit = 1 << index
+        self.fixed = index >= FIXED_BASE
+        self.number = index - FIXED_BASE if self.fixed else index
+        self.mask = mask
+        self.accumulator = 0
+        self.eventsel = 0
+        self.event: PerfEvent | None = None
+        self.config: int | None = None
+        self.is_paused = False
+
+
+class Vpmu:
+    """One vCPU's PMU.
+
+    ``held``: the page's host half froze the counters; nothing starts until it is cleared.
+    ``in_guest``: the overflow being reported hit in guest mode (set by the caller around the host
+    NMI handler).
+    """
+
+    def __init__(
+        self, cpuid: PmuCpuid, perf: PerfContext, delivery: PmiDelivery, *, skip_paused: bool
+    ) -> None:
+        self.cpuid = cpuid
+        self._perf = perf
+        self._delivery = delivery
+        self._skip_paused = skip_paused
+        self.gp = [Pmc(i, cpuid.gp_mask) for i in range(cpuid.gp)]
+        self.fixed = [Pmc(FIXED_BASE + j, cpuid.fixed_mask) for j in range(cpuid.fixed)]
+        self._all = (*self.gp, *self.fixed)
+        self.global_ctrl = cpuid.counters
+        self.global_status = 0
+        self.ovf_ctrl = 0
+        self.fixed_ctr_ctrl = 0
+        self.own_enable = 0
+        self.held = False
+        self.in_guest = True
+        self.reprogram_pmi = 0
+        self.in_use = 0
+        self._readers = self._make_readers()
+        self._writers = self._make_writers()
+
+    @property
+    def live(self) -> int:
+        """Bitmap of enabled counters: GLOBAL_CTRL and own enable bits."""
+        return self.global_ctrl & self.own_enable
+
+    @property
+    def not_counting(self) -> int:
+        """Enabled counters without a running host event."""
+        missing = 0
+        for pmc in self._all:
+            if self.live & pmc.bit and not _running(pmc):
+                missing |= pmc.bit
+        return missing
+
+    # Register access -------------------------------------------------------------------------
+
+    def rdmsr(self, address: MsrAddress) -> int | None:
+        """intel_pmu_get_msr: 64-bit value, or None for #GP."""
+        reader = self._readers.get(address)
+        if reader is None:
+            return 0 if address in _P6_TOLERATED else None
+        return reader()
+
+    def wrmsr(self, address: MsrAddress, value: int) -> bool:
+        """intel_pmu_set_msr: False for #GP."""
+        writer = self._writers.get(address)
+        if writer is None:
+            return address in _P6_TOLERATED
+        return writer(value)
+
+    def rdpmc(self, ecx: int) -> int | None:
+        """kvm_pmu_rdpmc: 64-bit value (32 bits in fast mode), or None for #GP."""
+        number = ecx & ~(msr.RDPMC_FIXED | msr.RDPMC_FAST)
+        bank = self.fixed if ecx & msr.RDPMC_FIXED else self.gp
+        if number >= len(bank):
+            return None
+        value = self.read(bank[number])
+        return value & 0xFFFF_FFFF if ecx & msr.RDPMC_FAST else value
+
+    def _make_readers(self) -> dict[int, Callable[[], int]]:
+        readers: dict[int, Callable[[], int]] = {
+            msr.FIXED_CTR_CTRL: lambda: self.fixed_ctr_ctrl,
+            msr.GLOBAL_STATUS: lambda: self.global_status,
+            msr.GLOBAL_CTRL: lambda: self.global_ctrl,
+            msr.OVF_CTRL: lambda: self.ovf_ctrl,
+            msr.CAPABILITIES: lambda: msr.FULL_WIDTH_WRITES,
+            msr.LVTPC: lambda: self._delivery.lvtpc,
+        }
+        for address, pmc in self._counter_registers():
+            readers[address] = lambda pmc=pmc: self.read(pmc)  # type: ignore[misc]
+        for pmc in self.gp:
+            address = msr.address_of(Role.EVTSEL, pmc.number)
+            readers[address] = lambda pmc=pmc: pmc.eventsel  # type: ignore[misc]
+        return readers
+
+    def _make_writers(self) -> dict[int, Callable[[int], bool]]:
+        writers: dict[int, Callable[[int], bool]] = {
+            msr.FIXED_CTR_CTRL: self._write_fixed_ctr_ctrl,
+            msr.GLOBAL_CTRL: self._write_global_ctrl,
+            msr.OVF_CTRL: self._write_ovf_ctrl,
+            msr.LVTPC: self._write_lvtpc,
+            msr.GLOBAL_STATUS: _refuse,
+            msr.CAPABILITIES: _refuse,
+        }
+        for address, pmc in self._counter_registers():
+            role = BY_ADDRESS[address].role
+            writers[address] = lambda value, role=role, pmc=pmc: (  # type: ignore[misc]
+                self._write_counter(role, pmc, value)
+            )
+        for pmc in self.gp:
+            address = msr.address_of(Role.EVTSEL, pmc.number)
+            writers[address] = lambda value, pmc=pmc: (  # type: ignore[misc]
+                self._write_eventsel(pmc, value)
+            )
+        return writers
+
+    def _counter_registers(self) -> list[tuple[int, Pmc]]:
+        legacy = [(msr.address_of(Role.PERFCTR, pmc.number), pmc) for pmc in self.gp]
+        full = [(msr.address_of(Role.PMC, pmc.number), pmc) for pmc in self.gp]
+        fixed = [(msr.address_of(Role.FIXED_CTR, pmc.number), pmc) for pmc in self.fixed]
+        return legacy + full + fixed
+
+    def _write_counter(self, role: Role, pmc: Pmc, value: int) -> bool:
+        if role is Role.PMC and value & ~pmc.mask:
+            return False
+        if role is Role.PERFCTR:
+            value = sign_extended(value)
+        if role is not Role.PMC:
+            self.in_use |= pmc.bit
+        pmc.accumulator = pmc.accumulator + value - self.read(pmc) & U64_MASK
+        if pmc.event is not None:
+            if pmc.is_paused:
+                if self._skip_paused:
+                    return True
+                self._perf.tally[REDUNDANT] += 1
+            # The written value, not the accumulator: a running event's count is not reset, so the
+            # accumulator is the written value less what the event has counted so far.
+            self._perf.period(pmc.event, _sample_period(pmc, value))
+        return True
+
+    def _write_eventsel(self, pmc: Pmc, value: int) -> bool:
+        self.in_use |= pmc.bit
+        if value == pmc.eventsel:
+            return True
+        if value & self.cpuid.evtsel_reserved:
+            return False
+        self.store_eventsel(pmc, value)
+        self.reprogram(pmc)
+        return True
+
+    def _write_fixed_ctr_ctrl(self, value: int) -> bool:
+        if value == self.fixed_ctr_ctrl:
+            return True
+        if value & self.cpuid.fixed_ctrl_reserved:
+            return False
+        changed = value ^ self.fixed_ctr_ctrl
+        self.store_fixed_ctr_ctrl(value)
+        for pmc in self.fixed:
+            if changed >> 4 * pmc.number & 0xF:
+                self.in_use |= pmc.bit
+                self.reprogram(pmc)
+        return True
+
+    def _write_global_ctrl(self, value: int) -> bool:
+        if value == self.global_ctrl:
+            return True
+        if value & self.cpuid.global_ctrl_reserved:
+            return False
+        toggled = value ^ self.global_ctrl
+        self.global_ctrl = value
+        toggled_on = toggled & self.live
+        for pmc in self._all:
+            # For a counter without a host event that does not get enabled there is nothing to do.
+            if toggled & pmc.bit and (pmc.event is not None or toggled_on & pmc.bit):
+                self.reprogram(pmc)
+        return True
+
+    def _write_ovf_ctrl(self, value: int) -> bool:
+        if value & self.cpuid.ovf_ctrl_reserved:
+            return False
+        self.global_status &= ~value
+        self.ovf_ctrl = value
+        return True
+
+    def _write_lvtpc(self, value: int) -> bool:
+        if value & self.cpuid.lvtpc_reserved:
+            return False
+        self._delivery.lvtpc = value & self.cpuid.lvtpc_kept
+        return True
+
+    # Building blocks, named as in pmu.c --------------------------------------------------------
+
+    def store_eventsel(self, pmc: Pmc, value: int) -> None:
+        """Set a GP counter's selector without starting or stopping anything."""
+        pmc.eventsel = value
+        self.own_enable = self.own_enable & ~pmc.bit | (pmc.bit if value & EVTSEL_EN else 0)
+
+    def store_fixed_ctr_ctrl(self, value: int) -> None:
+        """Set the fixed counters' control word without starting or stopping anything."""
+        self.fixed_ctr_ctrl = value
+        for pmc in self.fixed:
+            pmc.eventsel = value >> 4 * pmc.number & 0xF
+            enabled = pmc.bit if pmc.eventsel & FIXED_EN else 0
+            self.own_enable = self.own_enable & ~pmc.bit | enabled
+
+    def read(self, pmc: Pmc) -> int:
+        """pmc_read_counter: the value, cut to the counter's width."""
+        value = pmc.accumulator
+        if pmc.event is not None:
+            if not pmc.is_paused:
+                value += self._perf.read_value(pmc.event)
+            elif not self._skip_paused:
+                self._perf.tally[REDUNDANT] += 1
+                value += self._perf.read_value(pmc.event)
+        return value & pmc.mask
+
+    def pause(self, pmc: Pmc) -> None:
+        """pmc_pause_counter."""
+        if pmc.event is None:
+            return
+        if pmc.is_paused:
+            if self._skip_paused:
+                return
+            self._perf.tally[REDUNDANT] += 1
+        pmc.accumulator = pmc.accumulator + self._perf.pause(pmc.event) & pmc.mask
+        pmc.is_paused = True
+
+    def reprogram(self, pmc: Pmc) -> None:
+        """reprogram_gp_counter and reprogram_fixed_counter: pause, then start if enabled."""
+        if pmc.event is not None:
+            self.pause(pmc)
+        if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
+            return
+        if pmc.config == pmc.eventsel and self._resume(pmc):
+            return
+        self._release(pmc)
+        pmc.config = pmc.eventsel
+        pmc.event = self._create(pmc)
+        pmc.is_paused = False
+        self.reprogram_pmi &= ~pmc.bit
+
+    def start_paused(self) -> None:
+        """Start every enabled counter that does not run (COMMIT, after its write took effect)."""
+        live = self.live
+        for pmc in self._all:
+            if live & pmc.bit and (pmc.is_paused or pmc.event is None):
+                self.reprogram(pmc)
+
+    def pause_live(self) -> None:
+        """Stop every enabled counter (freeze)."""
+        live = self.live
+        for pmc in self._all:
+            if live & pmc.bit:
+                self.pause(pmc)
+
+    def handle_pmu_request(self, *, pause_only: bool) -> None:
+        """kvm_pmu_handle_event: reprogram what overflowed.
+
+        ``pause_only``: the counters are about to be frozen, so that restarting is wasted.
+        """
+        for pmc in self._all:
+            if not self.reprogram_pmi & pmc.bit:
+                continue
+            if pmc.event is None or pause_only:
+                self.reprogram_pmi &= ~pmc.bit
+            if pmc.event is not None:
+                if pause_only:
+                    self.pause(pmc)
+                else:
+                    self.reprogram(pmc)
+
+    def cleanup(self) -> None:
+        """kvm_pmu_cleanup: release events of counters unused and disabled since the last time."""
+        for pmc in self._all:
+            unused = not (self.in_use | self.own_enable) & pmc.bit
+            if unused and pmc.event is not None:
+                pmc.accumulator = self.read(pmc)
+                self._release(pmc)
+        self.in_use = 0
+
+    def reset(self) -> None:
+        """kvm_pmu_reset: stop everything, clear every register."""
+        for pmc in self._all:
+            self._release(pmc)
+            pmc.accumulator = pmc.eventsel = 0
+        self.global_ctrl = self.global_status = self.ovf_ctrl = 0
+        self.fixed_ctr_ctrl = self.own_enable = self.reprogram_pmi = 0
+        self.held = False
+
+    def _resume(self, pmc: Pmc) -> bool:
+        if pmc.event is None or not self._perf.period(pmc.event, _sample_period(pmc, pmc.accumulator)):
+            return False
+        self._perf.enable(pmc.event)
+        pmc.is_paused = False
+        self.reprogram_pmi &= ~pmc.bit
+        return True
+
+    def _release(self, pmc: Pmc) -> None:
+        if pmc.event is not None:
+            self._perf.release(pmc.event)
+            pmc.event = None
+            pmc.config = None
+            pmc.is_paused = False
+
+    def _create(self, pmc: Pmc) -> PerfEvent | None:
+        if pmc.fixed:
+            kind: int | None = FIXED_KIND[pmc.number]
+            user, kernel = pmc.eventsel & FIXED_USR, pmc.eventsel & FIXED_OS
+            interrupts = pmc.eventsel & FIXED_PMI
+        else:
+            event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
+            known = event is not None and not pmc.eventsel & _MODIFIERS
+            kind = event.kind if event is not None and known else None
+            if kind is not None and self.cpuid.unavailable >> kind & 1:
+                kind = None
+            user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
+            interrupts = pmc.eventsel & EVTSEL_INT
+        modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
+
+        def on_overflow() -> None:
+            self._overflow(pmc, interrupts=bool(interrupts))
+
+        return self._perf.create(Attr(kind, modes), _sample_period(pmc, pmc.accumulator), on_overflow)
+
+    def _overflow(self, pmc: Pmc, *, interrupts: bool) -> None:
+        """kvm_perf_overflow and kvm_perf_overflow_intr, in NMI context."""
+        if self.reprogram_pmi & pmc.bit:
+            return
+        self.reprogram_pmi |= pmc.bit
+        self.global_status |= pmc.bit
+        self._delivery.requests |= REQUEST_PMU
+        if interrupts:
+            self._delivery.raise_pmi(in_guest=self.in_guest)
+
+
+def sign_extended(value: int) -> int:
+    """What a legacy counter write stores: bits 31:0, sign-extended to 64 bits."""
+    low = value & 0xFFFF_FFFF
+    return low | 0xFFFF_FFFF_0000_0000 if low >> 31 else low
+
+
+def _running(pmc: Pmc) -> bool:
+    return (
+        pmc.event is not None
+        and pmc.event.state is State.ACTIVE
+        and pmc.event.attr.kind is not None
+    )
+
+
+def _sample_period(pmc: Pmc, value: int) -> int:
+    """get_sample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
+    return -value & pmc.mask or pmc.mask + 1
+
+
+def _refuse(_: int) -> bool:
+    return False

@@ -1,0 +1,1 @@
+"""What guest and host agree on: tables, page, slot, control messages, memory."""

@@ -1,0 +1,89 @@
+"""Read a typed TOML file; every mistake is one line with file, line and field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TypeVar
+
+import msgspec
+
+from pvpmu.shared.errors import UsageError
+
+_T = TypeVar("_T")
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]+)`")
+_STEP = re.compile(r"\.(?P<key>[A-Za-z0-9_-]+)|\[(?P<index>\d+|\.\.\.)\]")
+
+
+def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:
+    """Parse ``text`` into ``kind`` (a dataclass), refusing unknown fields.
+
+    ``source`` names the file in messages. Raises :class:`UsageError`.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: {error}") from None
+    try:
+        _refuse_unknown(raw, kind, "")
+        return msgspec.convert(raw, type=kind)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        found = _PATH.search(message)
+        path = found["path"] if found else ""
+        what = message[: found.start()] if found else message
+        unknown = _UNKNOWN.search(what)
+        if unknown:
+            path = f"{path}.{unknown['field']}"
+        line = _line_of(text, path)
+        raise UsageError(f"{source}: line {line}: field {path.lstrip('.') or '-'}: {what}") from None
+
+
+def _refuse_unknown(raw: object, kind: object, path: str) -> None:
+    """msgspec ignores keys that a dataclass lacks; a user's typo must not be ignored."""
+    info = msgspec.inspect.type_info(kind)  # type: ignore[arg-type]
+    if isinstance(info, msgspec.inspect.DataclassType) and isinstance(raw, dict):
+        fields = {field.name: field.type for field in info.fields}
+        for key, value in raw.items():
+            if key not in fields:
+                known = ", ".join(fields)
+                raise msgspec.ValidationError(
+                    f"unknown field `{key}`; known: {known} - at `${path}`"
+                )
+            _refuse_inside(value, fields[key], f"{path}.{key}")
+
+
+def _refuse_inside(value: object, info: msgspec.inspect.Type, path: str) -> None:
+    if isinstance(info, msgspec.inspect.UnionType):
+        for member in info.types:
+            _refuse_inside(value, member, path)
+    elif isinstance(info, msgspec.inspect.DataclassType):
+        _refuse_unknown(value, info.cls, path)
+    elif isinstance(info, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                _refuse_inside(item, info.item_type, f"{path}[{index}]")
+    elif isinstance(info, msgspec.inspect.DictType) and isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_inside(item, info.value_type, f"{path}.{key}")
+
+
+def _line_of(text: str, path: str) -> int:
+    """The line where ``path`` (``.workload.rates[1].per_s``) is set, or the nearest above it."""
+    lines = text.splitlines()
+    at = 0
+    for step in _STEP.finditer(path):
+        key, index = step["key"], step["index"]
+        if key is not None:
+            setting = re.compile(rf"^\s*(?:\[\[?\s*(?:[\w-]+\.)*)?\"?{re.escape(key)}\"?\s*(?:=|\])")
+            hits = [n for n in range(at, len(lines)) if setting.match(lines[n])]
+            if not hits:
+                break
+            at = hits[0]
+        elif index and index.isdigit():
+            header = lines[at].strip() if at < len(lines) else ""
+            if header.startswith("[["):
+                same = [n for n in range(at, len(lines)) if lines[n].strip() == header]
+                at = same[min(int(index), len(same) - 1)]
+    return at + 1

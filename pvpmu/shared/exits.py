@@ -1,0 +1,95 @@
+"""VM-exit reasons and the exit slot: one slot per vCPU, since a vCPU is stopped while it exits.
+
+The guest stores the request, crosses (semaphores, or a call when inline), and loads the reply.
+Reasons carry VMX basic exit reason numbers (SDM vol. 3D, appendix C); numbers from 0x80 on are
+this project's own and stand for nothing in hardware.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from pvpmu.shared.cpuid import MAX_FIXED, MAX_GP
+from pvpmu.shared.events import KINDS
+from pvpmu.shared.layout import Layout, Owner
+
+
+class ExitReason(enum.IntEnum):
+    """VMX basic exit reasons in use. Append only: the numbers are the wire."""
+
+    EXCEPTION_NMI = 0
+    NMI_WINDOW = 8
+    CPUID = 10
+    HLT = 12
+    RDPMC = 15
+    MSR_READ = 31
+    MSR_WRITE = 32
+    FLOOR = 0x80
+    """Measurement only: after the reply the host answers ``value`` bare round trips."""
+    CONTROL = 0x81
+    """Measurement only, not counted: ``value`` is a :class:`Control`."""
+
+
+class Control(enum.IntEnum):
+    """What a CONTROL exit asks of the host. Append only."""
+
+    RESET = 0
+    """vCPU reset: a new vPMU, as after power-on; statistics start at 0."""
+    START = 1
+    """Statistics start at 0 here."""
+    STOP = 2
+    """Statistics end here; what follows is not counted."""
+
+
+REASON_MASK = 0xFF
+NMI_BLOCKED = 1 << 8
+"""Request flag: NMIs are blocked (VMCS guest interruptibility state, bit 3)."""
+RETIRED_USER = 1 << 9
+"""Request flag: ``retired_user`` holds what was retired at CPL 3 since VM-entry."""
+RETIRED_KERNEL = 1 << 10
+"""Request flag: likewise for CPL 0."""
+STRAY_PMI = 1 << 11
+"""Request flag of EXCEPTION_NMI: the host delivers this PMI twice (a scripted irq_work race)."""
+
+FAULT_GP = 1 << 0
+"""Reply flag: the access raised #GP(0)."""
+INJECT_NMI = 1 << 1
+"""Reply flag: this VM-entry injects an NMI."""
+WANT_NMI_WINDOW = 1 << 2
+"""Reply flag: exit with NMI_WINDOW as soon as NMIs are no longer blocked."""
+
+SLOT_SIZE = 1024
+MODE_USER = 1 << 0
+MODE_KERNEL = 1 << 1
+LIVE_MODE_SHIFT = 8
+"""A live entry's descriptor: event kind in bits 7:0, modes from this bit on."""
+
+SLOT = Layout("pvpmu_exit_slot", SLOT_SIZE)
+SLOT.line(Owner.GUEST)
+REQUEST = SLOT.word("request", "exit reason 7:0 and request flags")
+ADDRESS = SLOT.word("address", "MSR address, RDPMC index (ECX) or CPUID leaf")
+VALUE = SLOT.word("value", "value written, or an argument")
+SLOT.line(Owner.GUEST)
+RETIRED_USER_AT = SLOT.word("retired_user", "counts by event kind at CPL 3", count=KINDS)
+SLOT.line(Owner.GUEST)
+RETIRED_KERNEL_AT = SLOT.word("retired_kernel", "counts by event kind at CPL 0", count=KINDS)
+SLOT.line(Owner.HOST)
+REPLY = SLOT.word("reply", "reply flags")
+RESULT = SLOT.word("result", "value read; CPUID: EAX 31:0, EBX 63:32")
+RESULT_HIGH = SLOT.word("result_high", "CPUID: ECX 31:0, EDX 63:32")
+KICK = SLOT.word("kick", "host-private: the post came from the host's own main process")
+LIVE_VERSION = SLOT.word("live_version", "changes whenever the live entries do")
+LIVE_COUNT = SLOT.word("live_count", "number of live entries")
+SLOT.line(Owner.HOST)
+LIVE_AT = SLOT.word(
+    "live",
+    "for each counter that counts in the guest: descriptor, distance to overflow",
+    count=2 * (MAX_GP + MAX_FIXED + 8),
+)
+
+LEAF_SIGNATURE = 0x4000_0100
+"""CPUID-style leaf that announces the page: EAX highest leaf, EBX ECX EDX the signature."""
+LEAF_FEATURES = 0x4000_0101
+"""EAX page version, EBX offered features, ECX MSR_PVPMU_PAGE's address, EDX page size."""
+_SIGNATURE_TEXT = b"PVPMUPVPMUPV"
+SIGNATURE = tuple(int.from_bytes(_SIGNATURE_TEXT[i : i + 4], "little") for i in (0, 4, 8))
