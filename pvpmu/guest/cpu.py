@@ -78,6 +78,7 @@ class Vcpu:
         self._live_version = -1
         self._pmi_due: Cycles | None = None
         self.seam = Seam(self)
+        self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
         self.on_retire: Callable[[Sequence[int]], None] = _ignored
@@ -99,7 +100,8 @@ class Vcpu:
         slot[exits.VALUE] = value
         slot[exits.REQUEST] = request
         self._cross()
-        self.seam.entered()
+        if self._follow is not None:
+            self._follow()
         reply = slot[exits.REPLY]
         result = slot[exits.RESULT]
         if reply:
@@ -137,6 +139,7 @@ class Vcpu:
         if words[page.VERSION] != page.PAGE_VERSION:
             return False
         seam = self.seam
+        self._follow = seam.entered
         seam.attach(
             GuestPage(
                 words,
@@ -151,6 +154,11 @@ class Vcpu:
     def unregister_page(self) -> None:
         """Give the page up; everything traps from here on."""
         self.exit(_MSR_WRITE, msr.PV_PAGE, 0)
+        self.forget_page()
+
+    def forget_page(self) -> None:
+        """The page is gone (unregistered, or a vCPU reset): everything traps."""
+        self._follow = None
         self.seam.detach()
 
     def _entered_with(self, reply: int) -> None:
@@ -186,10 +194,14 @@ class Vcpu:
         else:
             self._kernel = _added(self._kernel, counts)
 
-    def distance(self, kind: int) -> int:
-        """Counts until the nearest live counter of ``kind`` overflows; 0 if there is none."""
+    def distances(self) -> list[int]:
+        """By event kind: counts until the nearest live counter of it overflows; 0 without one."""
         self._load_live()
-        return min((entry[2] for entry in self._live if entry[0] == kind), default=0)
+        nearest = [0] * KINDS
+        for kind, _, distance in self._live:
+            if not nearest[kind] or distance < nearest[kind]:
+                nearest[kind] = distance
+        return nearest
 
     def pmi_exit(self, *, stray: bool = False) -> None:
         """The physical PMI: an EXCEPTION_NMI exit, which ``stray`` makes deliver twice."""

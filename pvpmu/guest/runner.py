@@ -76,7 +76,7 @@ class GuestRun:
         self._hooks = hooks
         self._recorder = hooks.recorder
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
-        vcpu.seam.detach()
+        vcpu.forget_page()
         self.cpuid: PmuCpuid = vcpu.pmu_cpuid()
         self.page_registered = vcpu.register_page(memory, page_address)
         access: MsrAccess = vcpu.seam
@@ -175,9 +175,10 @@ class GuestRun:
 
     def _retire_step(self, program: Scripted, step: Step, counted: list[bool]) -> None:
         retired = [0] * KINDS
+        distances = self._vcpu.distances()
         for number, event in enumerate(self.core.events):
             kind = event.config.event.kind
-            distance = self._vcpu.distance(kind)
+            distance = distances[kind]
             if not distance:
                 continue
             if number in step.overflows:

@@ -20,10 +20,10 @@ class Counter:
     """One hardware counter.
 
     ``fixed_kind`` is the one kind it can count, None for a GP counter; ``taken`` is the driver's
-    mark that an event owns it.
+    mark that an event owns it; ``running``: it counts.
     """
 
-    __slots__ = ("bit", "fixed_kind", "kind", "modes", "taken", "value")
+    __slots__ = ("bit", "fixed_kind", "kind", "modes", "running", "taken", "value")
 
     def __init__(self, index: int, fixed_kind: int | None) -> None:
         self.bit = 1 << index
@@ -32,6 +32,7 @@ class Counter:
         self.modes = 0
         self.value = 0
         self.taken = False
+        self.running = False
 
 
 class PhysicalPmu:
@@ -60,13 +61,15 @@ class PhysicalPmu:
         counter.kind = kind
         counter.modes = modes
         counter.value = value
-        if counter not in self.started:
+        if not counter.running:
+            counter.running = True
             self.started.append(counter)
         self.version += 1
 
     def stop(self, counter: Counter) -> None:
         """Stop counting, if it was; the value stays."""
-        if counter in self.started:
+        if counter.running:
+            counter.running = False
             self.started.remove(counter)
             self.version += 1
 
@@ -88,7 +91,7 @@ class PhysicalPmu:
     def live(self) -> list[int]:
         """For each started counter: descriptor (kind, modes) and distance to overflow."""
         entries: list[int] = []
+        top = self.mask + 1
         for counter in self.started:
-            entries.append(counter.kind | counter.modes << LIVE_MODE_SHIFT)
-            entries.append(self.mask + 1 - counter.value)
+            entries += (counter.kind | counter.modes << LIVE_MODE_SHIFT, top - counter.value)
         return entries

@@ -36,6 +36,9 @@ class State(enum.Enum):
     """A pinned event that found no counter: it does not count and is not tried again."""
 
 
+_OFF, _ACTIVE, _ERROR = State.OFF, State.ACTIVE, State.ERROR
+
+
 @dataclass(frozen=True, slots=True)
 class Attr:
     """What to count: ``kind`` (None: an event this silicon does not have), modes (a bitmap of
@@ -47,12 +50,17 @@ class Attr:
 
 
 class PerfEvent:
-    """A host perf_event. ``count`` is since the last reset, ``left`` the distance to overflow."""
+    """A host perf_event.
+
+    ``count`` is since the last reset, ``left`` the distance to overflow; ``counting``: it is on a
+    counter that can count it.
+    """
 
     __slots__ = (
         "attr",
         "count",
         "counter",
+        "counting",
         "last",
         "left",
         "on_overflow",
@@ -69,7 +77,8 @@ class PerfEvent:
         self.prev = 0
         self.counter: Counter | None = None
         self.last: Counter | None = None
-        self.state = State.OFF
+        self.state = _OFF
+        self.counting = False
         self.on_overflow = on_overflow
 
 
@@ -88,7 +97,9 @@ class PerfContext:
 
     def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
         """perf_event_create_kernel_counter: returns None when the period is refused."""
-        self._called(CREATE)
+        tally = self.tally
+        tally[CREATE] += 1
+        tally[LOCKS] += 1
         if not 0 < period < _MAX_PERIOD:
             return None
         event = PerfEvent(attr, period, on_overflow)
@@ -97,29 +108,35 @@ class PerfContext:
 
     def pause(self, event: PerfEvent) -> int:
         """perf_event_pause(event, reset=true): stop, return the count (64 bits), zero it."""
-        self._called(PAUSE)
-        if event.state is State.ACTIVE:
+        tally = self.tally
+        tally[PAUSE] += 1
+        tally[LOCKS] += 1
+        if event.state is _ACTIVE:
             self._remove(event)
-        elif event.state is State.ERROR:
-            event.state = State.OFF
+        elif event.state is _ERROR:
+            event.state = _OFF
         count = event.count
         event.count = 0
         return count
 
     def read_value(self, event: PerfEvent) -> int:
         """perf_event_read_value: the count, with a running counter's part pulled in."""
-        self._called(READ_VALUE)
-        if event.state is State.ACTIVE:
+        tally = self.tally
+        tally[READ_VALUE] += 1
+        tally[LOCKS] += 1
+        if event.state is _ACTIVE:
             self._update(event)
         return event.count
 
     def period(self, event: PerfEvent, period: int) -> bool:
         """perf_event_period: set the period; False when it is 0 or has bit 63 set."""
-        self._called(PERIOD)
+        tally = self.tally
+        tally[PERIOD] += 1
+        tally[LOCKS] += 1
         if not 0 < period < _MAX_PERIOD:
             return False
         event.period = period
-        if event.state is State.ACTIVE:
+        if event.state is _ACTIVE:
             self._update(event)
             event.left = 0
             self._restart(event)
@@ -129,20 +146,26 @@ class PerfContext:
 
     def enable(self, event: PerfEvent) -> None:
         """perf_event_enable: put the event, and with it the whole context, on the counters."""
-        self._called(ENABLE)
-        if event.state is not State.ACTIVE:
+        tally = self.tally
+        tally[ENABLE] += 1
+        tally[LOCKS] += 1
+        if event.state is not _ACTIVE:
             self._install(event)
 
     def disable(self, event: PerfEvent) -> None:
         """perf_event_disable: stop; the count stays."""
-        self._called(DISABLE)
-        if event.state is State.ACTIVE:
+        tally = self.tally
+        tally[DISABLE] += 1
+        tally[LOCKS] += 1
+        if event.state is _ACTIVE:
             self._remove(event)
 
     def release(self, event: PerfEvent) -> None:
         """perf_event_release_kernel: remove from the context and forget."""
-        self._called(RELEASE)
-        if event.state is State.ACTIVE:
+        tally = self.tally
+        tally[RELEASE] += 1
+        tally[LOCKS] += 1
+        if event.state is _ACTIVE:
             self._remove(event)
 
     def handle_nmi(self) -> None:
@@ -156,16 +179,13 @@ class PerfContext:
             if overflowed:
                 event.on_overflow()
 
-    def _called(self, kind: int) -> None:
-        self.tally[kind] += 1
-        self.tally[LOCKS] += 1
-
     def _install(self, event: PerfEvent) -> None:
         counter = self._free_counter(event)
         if counter is None:
-            event.state = State.ERROR
+            event.state = _ERROR
             return
-        event.state = State.ACTIVE
+        event.state = _ACTIVE
+        event.counting = event.attr.kind is not None
         event.counter = event.last = counter
         counter.taken = True
         self._active.append(event)
@@ -182,7 +202,8 @@ class PerfContext:
             counter.taken = False
             event.counter = None
         self._active.remove(event)
-        event.state = State.OFF
+        event.state = _OFF
+        event.counting = False
 
     def _free_counter(self, event: PerfEvent) -> Counter | None:
         last = event.last
@@ -196,8 +217,9 @@ class PerfContext:
     def _update(self, event: PerfEvent) -> None:
         counter = event.counter
         if counter is not None:
-            delta = (counter.value - event.prev) & self.pmu.mask
-            event.prev = counter.value
+            value = counter.value
+            delta = (value - event.prev) & self.pmu.mask
+            event.prev = value
             event.count += delta
             event.left -= delta
 
@@ -207,15 +229,14 @@ class PerfContext:
 
     def _reload(self, event: PerfEvent) -> None:
         left = event.left
-        if left <= -event.period:
-            left = event.period
-        elif left <= 0:
-            left += event.period
-        event.left = left
+        if left <= 0:
+            period = event.period
+            event.left = left = period if left <= -period else left + period
         counter = event.counter
         assert counter is not None
-        event.prev = -min(left, self._max_left) & self.pmu.mask
-        if event.attr.kind is None:
-            counter.value = event.prev
+        event.prev = value = -(left if left < self._max_left else self._max_left) & self.pmu.mask
+        attr = event.attr
+        if attr.kind is None:
+            counter.value = value
         else:
-            self.pmu.start(counter, event.attr.kind, event.attr.modes, event.prev)
+            self.pmu.start(counter, attr.kind, attr.modes, value)

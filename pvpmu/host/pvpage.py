@@ -24,6 +24,24 @@ from pvpmu.shared.registers import Role
 from pvpmu.shared.units import U64_MASK
 
 
+_TURN_COUNT = page.TURN_END - TURN_FIRST
+_GLOBAL_CTRL = page.GLOBAL_CTRL - TURN_FIRST
+_FIXED_CTR_CTRL = page.FIXED_CTR_CTRL - TURN_FIRST
+_LVTPC = page.LVTPC - TURN_FIRST
+_EVTSEL = page.EVTSEL - TURN_FIRST
+_PMC = page.PMC - TURN_FIRST
+_FIXED_CTR = page.FIXED_CTR - TURN_FIRST
+_HOST_WORDS = (
+    page.LIVE,
+    page.RAISED,
+    page.FREEZE_SEQ,
+    page.PMI_SEQ,
+    page.NOT_COUNTING,
+    page.REJECTED,
+    page.REJECT_REASON,
+)
+
+
 class Registration(enum.IntEnum):
     """What MSR_PVPMU_STATUS reads after a write to MSR_PVPMU_PAGE. Append only."""
 
@@ -46,7 +64,6 @@ class _TurnWord:
 
     offset: int
     """Index from TURN_FIRST."""
-    role: Role
     pmc: Pmc | None
     address: int
     refused: int
@@ -68,13 +85,14 @@ class HostPage:
         self._words = words
         self._vpmu = vpmu
         self._delivery = delivery
-        self._turns = list(_turn_words(vpmu))
+        self._turns = _turn_words(vpmu)
         # The guest's memory may hold anything: no 64-bit word equals -1, so all are stored once.
-        self._published = [-1] * (page.TURN_END - TURN_FIRST)
+        self._published = [-1] * _TURN_COUNT
+        self._published_host = [-1] * len(_HOST_WORDS)
         self._freeze_seq = words[page.RELEASE_SEQ]
         self._acked = words[page.ACKED] & vpmu.cpuid.counters
         self._owns_turns = True
-        self._refused = [False] * len(self._turns)
+        self._rejected = 0
         self._reject_reason = 0
         self._seq = words[page.SEQ] & ~1
         self._pmi_seq = words[page.PMI_ACK]
@@ -125,14 +143,18 @@ class HostPage:
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
         released = self._words[page.RELEASE_SEQ] == self._freeze_seq
         ovf_ctrl = self._words[page.OVF_CTRL]
-        changed = [t for t in self._turns if copy[t.offset] != self._published[t.offset]]
-        self._reject_reason = 0
+        changed = [
+            turn
+            for turn, new, old in zip(self._turns, copy, self._published, strict=True)
+            if new != old and turn is not None
+        ]
+        self._rejected = self._reject_reason = 0
         for turn in changed:
             if copy[turn.offset] & turn.refused:
                 self._reject_reason = self._reject_reason or turn.address << 32 | turn.reason
-                self._refused[self._turns.index(turn)] = True
+                self._rejected |= 1 << turn.offset
         self.dirty = True
-        if self._reject_reason:
+        if self._rejected:
             return False
         for turn in changed:
             self._apply(turn, copy[turn.offset])
@@ -150,20 +172,31 @@ class HostPage:
         words, vpmu = self._words, self._vpmu
         words[page.SEQ] = self._seq + 1 & U64_MASK
         if self._owns_turns:
+            values = self._turn_values()
+            if values != self._published:
+                for offset, value in enumerate(values):
+                    if value != self._published[offset] and self._turns[offset] is not None:
+                        words[TURN_FIRST + offset] = value
+                self._published = values
+        elif self._rejected:
             for turn in self._turns:
-                value = self._value(turn)
-                if value != self._published[turn.offset]:
-                    self._published[turn.offset] = value
-                    words[TURN_FIRST + turn.offset] = value
-        if self._reject_reason:
-            self._restore_refused()
+                if turn is not None and self._rejected >> turn.offset & 1:
+                    words[TURN_FIRST + turn.offset] = self._published[turn.offset]
         running = self.running
-        words[page.RAISED] = vpmu.global_status ^ self._acked
-        words[page.FREEZE_SEQ] = self._freeze_seq
-        words[page.PMI_SEQ] = self._pmi_seq
-        words[page.NOT_COUNTING] = vpmu.not_counting if running else 0
-        words[page.REJECT_REASON] = self._reject_reason
-        words[page.LIVE] = vpmu.live if running else 0
+        host = [
+            vpmu.live if running else 0,
+            vpmu.global_status ^ self._acked,
+            self._freeze_seq,
+            self._pmi_seq,
+            vpmu.not_counting if running else 0,
+            self._rejected,
+            self._reject_reason,
+        ]
+        if host != self._published_host:
+            for index, value, old in zip(_HOST_WORDS, host, self._published_host, strict=True):
+                if value != old:
+                    words[index] = value
+            self._published_host = host
         self._owns_turns = running
         if self._header:
             for index, value in self._header:
@@ -178,58 +211,52 @@ class HostPage:
         self._words[page.VERSION] = 0
         self._vpmu.held = False
 
-    def _restore_refused(self) -> None:
-        rejected = 0
-        for position, turn in enumerate(self._turns):
-            if self._refused[position]:
-                rejected |= 1 << position
-                self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
-                self._refused[position] = False
-        self._words[page.REJECTED] = rejected
-
-    def _value(self, turn: _TurnWord) -> int:
-        match turn.role:
-            case Role.GLOBAL_CTRL:
-                return self._vpmu.global_ctrl
-            case Role.FIXED_CTR_CTRL:
-                return self._vpmu.fixed_ctr_ctrl
-            case Role.LVTPC:
-                return self._delivery.lvtpc
-        assert turn.pmc is not None
-        if turn.role is Role.EVTSEL:
-            return turn.pmc.eventsel
-        return turn.pmc.accumulator & turn.pmc.mask
+    def _turn_values(self) -> list[int]:
+        """What every word of [TURN_FIRST, TURN_END) should hold, padding at its old value."""
+        vpmu = self._vpmu
+        values = list(self._published)
+        values[_GLOBAL_CTRL] = vpmu.global_ctrl
+        values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
+        values[_LVTPC] = self._delivery.lvtpc
+        offset = 0
+        for pmc in vpmu.gp:
+            values[_EVTSEL + offset] = pmc.eventsel
+            values[_PMC + offset] = pmc.accumulator & pmc.mask
+            offset += 1
+        offset = _FIXED_CTR
+        for pmc in vpmu.fixed:
+            values[offset] = pmc.accumulator & pmc.mask
+            offset += 1
+        return values
 
     def _apply(self, turn: _TurnWord, value: int) -> None:
         vpmu = self._vpmu
-        match turn.role:
-            case Role.GLOBAL_CTRL:
-                vpmu.global_ctrl = value
-                return
-            case Role.FIXED_CTR_CTRL:
-                for pmc in vpmu.fixed:
-                    if (value ^ vpmu.fixed_ctr_ctrl) >> 4 * pmc.number & 0xF:
-                        vpmu.in_use |= pmc.bit
-                vpmu.store_fixed_ctr_ctrl(value)
-                return
-            case Role.LVTPC:
-                self._delivery.lvtpc = value
-                return
-        assert turn.pmc is not None
-        vpmu.in_use |= turn.pmc.bit
-        if turn.role is Role.EVTSEL:
-            vpmu.store_eventsel(turn.pmc, value)
+        pmc = turn.pmc
+        if pmc is not None:
+            vpmu.in_use |= pmc.bit
+            if turn.offset < _PMC:
+                vpmu.store_eventsel(pmc, value)
+            else:
+                pmc.accumulator = value
+        elif turn.offset == _GLOBAL_CTRL:
+            vpmu.global_ctrl = value
+        elif turn.offset == _FIXED_CTR_CTRL:
+            for pmc in vpmu.fixed:
+                if (value ^ vpmu.fixed_ctr_ctrl) >> 4 * pmc.number & 0xF:
+                    vpmu.in_use |= pmc.bit
+            vpmu.store_fixed_ctr_ctrl(value)
         else:
-            turn.pmc.accumulator = value
+            self._delivery.lvtpc = value
 
 
-def _turn_words(vpmu: Vpmu) -> list[_TurnWord]:
+def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:
+    """By offset from TURN_FIRST; None where there is no register."""
     cpuid = vpmu.cpuid
 
     def word(role: Role, refused: int, reason: Reject, pmc: Pmc | None = None) -> _TurnWord:
         address = msr.address_of(role, pmc.number if pmc else 0)
         offset = page.WORD_OF[address] - TURN_FIRST
-        return _TurnWord(offset, role, pmc, address, refused, reason)
+        return _TurnWord(offset, pmc, address, refused, reason)
 
     lvtpc_refused = cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept
     turns = [
@@ -242,7 +269,10 @@ def _turn_words(vpmu: Vpmu) -> list[_TurnWord]:
         turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
     for pmc in vpmu.fixed:
         turns.append(word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
-    return turns
+    by_offset: list[_TurnWord | None] = [None] * _TURN_COUNT
+    for turn in turns:
+        by_offset[turn.offset] = turn
+    return by_offset
 
 
 def _header(vpmu: Vpmu, features: int, generation: int) -> list[tuple[int, int]]:

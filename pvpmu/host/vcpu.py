@@ -331,10 +331,11 @@ class HostVcpu:
 
     def _publish_live(self) -> None:
         slot = self._slot
-        entries = self.hardware.live()
-        for offset, value in enumerate(entries):
-            slot[exits.LIVE_AT + offset] = value
-        slot[exits.LIVE_COUNT] = len(entries) // 2
+        at = exits.LIVE_AT
+        for value in self.hardware.live():
+            slot[at] = value
+            at += 1
+        slot[exits.LIVE_COUNT] = (at - exits.LIVE_AT) // 2
         self._live_version = self.hardware.version
         slot[exits.LIVE_VERSION] = self._live_version
 

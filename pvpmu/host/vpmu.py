@@ -11,8 +11,9 @@ enable and ``not held`` all hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from pvpmu.host.perf import REDUNDANT, Attr, PerfContext, PerfEvent, State
+from pvpmu.host.perf import REDUNDANT, Attr, PerfContext, PerfEvent
 from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import (
@@ -35,6 +36,7 @@ from pvpmu.shared.units import U64_MASK, MsrAddress
 _SELECTOR = 0xFFFF
 _MODIFIERS = 0xFF84_0000
 """EDGE, INV and CMASK: a raw event that the modelled silicon cannot count."""
+_PMC, _PERFCTR = Role.PMC, Role.PERFCTR
 _P6_TOLERATED = (0xC1, 0xC2, 0x186, 0x187)
 
 
@@ -105,10 +107,10 @@ class Vpmu:
     @property
     def not_counting(self) -> int:
         """Enabled counters without a running host event."""
-        missing = 0
+        missing = self.live
         for pmc in self._all:
-            if self.live & pmc.bit and not _running(pmc):
-                missing |= pmc.bit
+            if pmc.event is not None and pmc.event.counting:
+                missing &= ~pmc.bit
         return missing
 
     # Register access -------------------------------------------------------------------------
@@ -146,10 +148,10 @@ class Vpmu:
             msr.LVTPC: lambda: self._delivery.lvtpc,
         }
         for address, pmc in self._counter_registers():
-            readers[address] = lambda pmc=pmc: self.read(pmc)  # type: ignore[misc]
+            readers[address] = partial(self.read, pmc)
         for pmc in self.gp:
             address = msr.address_of(Role.EVTSEL, pmc.number)
-            readers[address] = lambda pmc=pmc: pmc.eventsel  # type: ignore[misc]
+            readers[address] = partial(getattr, pmc, "eventsel")
         return readers
 
     def _make_writers(self) -> dict[int, Callable[[int], bool]]:
@@ -162,15 +164,10 @@ class Vpmu:
             msr.CAPABILITIES: _refuse,
         }
         for address, pmc in self._counter_registers():
-            role = BY_ADDRESS[address].role
-            writers[address] = lambda value, role=role, pmc=pmc: (  # type: ignore[misc]
-                self._write_counter(role, pmc, value)
-            )
+            writers[address] = partial(self._write_counter, BY_ADDRESS[address].role, pmc)
         for pmc in self.gp:
             address = msr.address_of(Role.EVTSEL, pmc.number)
-            writers[address] = lambda value, pmc=pmc: (  # type: ignore[misc]
-                self._write_eventsel(pmc, value)
-            )
+            writers[address] = partial(self._write_eventsel, pmc)
         return writers
 
     def _counter_registers(self) -> list[tuple[int, Pmc]]:
@@ -180,11 +177,12 @@ class Vpmu:
         return legacy + full + fixed
 
     def _write_counter(self, role: Role, pmc: Pmc, value: int) -> bool:
-        if role is Role.PMC and value & ~pmc.mask:
-            return False
-        if role is Role.PERFCTR:
-            value = sign_extended(value)
-        if role is not Role.PMC:
+        if role is _PMC:
+            if value & ~pmc.mask:
+                return False
+        else:
+            if role is _PERFCTR:
+                value = sign_extended(value)
             self.in_use |= pmc.bit
         pmc.accumulator = pmc.accumulator + value - self.read(pmc) & U64_MASK
         if pmc.event is not None:
@@ -275,13 +273,14 @@ class Vpmu:
 
     def pause(self, pmc: Pmc) -> None:
         """pmc_pause_counter."""
-        if pmc.event is None:
+        event = pmc.event
+        if event is None:
             return
         if pmc.is_paused:
             if self._skip_paused:
                 return
             self._perf.tally[REDUNDANT] += 1
-        pmc.accumulator = pmc.accumulator + self._perf.pause(pmc.event) & pmc.mask
+        pmc.accumulator = pmc.accumulator + self._perf.pause(event) & pmc.mask
         pmc.is_paused = True
 
     def reprogram(self, pmc: Pmc) -> None:
@@ -347,9 +346,10 @@ class Vpmu:
         self.held = False
 
     def _resume(self, pmc: Pmc) -> bool:
-        if pmc.event is None or not self._perf.period(pmc.event, _sample_period(pmc, pmc.accumulator)):
+        event, perf = pmc.event, self._perf
+        if event is None or not perf.period(event, _sample_period(pmc, pmc.accumulator)):
             return False
-        self._perf.enable(pmc.event)
+        perf.enable(event)
         pmc.is_paused = False
         self.reprogram_pmi &= ~pmc.bit
         return True
@@ -396,14 +396,6 @@ def sign_extended(value: int) -> int:
     """What a legacy counter write stores: bits 31:0, sign-extended to 64 bits."""
     low = value & 0xFFFF_FFFF
     return low | 0xFFFF_FFFF_0000_0000 if low >> 31 else low
-
-
-def _running(pmc: Pmc) -> bool:
-    return (
-        pmc.event is not None
-        and pmc.event.state is State.ACTIVE
-        and pmc.event.attr.kind is not None
-    )
 
 
 def _sample_period(pmc: Pmc, value: int) -> int:

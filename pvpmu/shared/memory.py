@@ -1,0 +1,262 @@
+"""Named shared memory and semaphores: who owns a name, and how dead owners' names go away.
+
+Names, for a VM called NAME::
+
+    /dev/shm/pvpmu.NAME.host          the host's segment: one exit slot per vCPU
+    /dev/shm/pvpmu.NAME.guest         the guest's memory: one page per vCPU
+    /dev/shm/sem.pvpmu.NAME.I.exit    vCPU I's VM-exit; also .entry; owned by the host segment
+
+A segment starts with a header that names its owner (process id and start time), ready word last.
+The host segment is made before its semaphores and removed after them, so that a semaphore without
+a live host segment has no owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
+from types import TracebackType
+
+import posix_ipc
+
+from pvpmu.shared.errors import NameInUseError, PeerError, ResourceError, UsageError
+from pvpmu.shared.layout import WORD_BYTES, Layout, Owner
+from pvpmu.shared.page import PAGE_SIZE
+
+HEADER_SIZE = PAGE_SIZE
+_SHM = Path("/dev/shm")
+_PREFIX = "pvpmu."
+_VM_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>host|guest)")
+_SEMAPHORE_FILE = re.compile(r"sem\.(?P<name>pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry))")
+_UNREADY_GRACE_S = 60
+
+MAGIC = int.from_bytes(b"pvpmu-sm", "little")
+SEGMENT_VERSION = 1
+
+_HEADER = Layout("pvpmu_segment", HEADER_SIZE)
+_HEADER.line(Owner.HOST)
+_READY = _HEADER.word("ready", "MAGIC once the header is complete; stored last")
+_VERSION = _HEADER.word("version", "SEGMENT_VERSION")
+_PID = _HEADER.word("pid", "owner's process id")
+_START = _HEADER.word("start", "owner's start time, clock ticks since boot (proc_pid_stat(5))")
+SEGMENT_HEADER = _HEADER
+
+
+def checked_vm_name(name: str) -> str:
+    """Return ``name`` if it can be a VM name; raises :class:`UsageError`."""
+    if not _VM_NAME.fullmatch(name):
+        raise UsageError(f"VM name {name!r}: 1 to 48 letters, digits, '-' or '_' are allowed")
+    return name
+
+
+def segment_name(vm: str, side: str) -> str:
+    """The segment of ``side`` ("host" or "guest")."""
+    return f"{_PREFIX}{vm}.{side}"
+
+
+def semaphore_name(vm: str, vcpu: int, kind: str) -> str:
+    """The semaphore of a vCPU; ``kind`` is "exit" or "entry"."""
+    return f"/{_PREFIX}{vm}.{vcpu}.{kind}"
+
+
+class Segment:
+    """A mapped segment. ``words`` covers what follows the header, as 64-bit words.
+
+    A context manager: leaving it unmaps, and removes the name if this process created it.
+    """
+
+    def __init__(self, shm: shared_memory.SharedMemory, *, owned: bool) -> None:
+        self._shm = shm
+        self._owned = owned
+        assert shm.buf is not None
+        self.header = shm.buf[:HEADER_SIZE].cast("Q")
+        self.words = shm.buf[HEADER_SIZE : shm.size // WORD_BYTES * WORD_BYTES].cast("Q")
+
+    @property
+    def name(self) -> str:
+        """The name without a leading slash."""
+        return self._shm.name
+
+    @classmethod
+    def create(cls, name: str, size: int) -> Segment:
+        """Make a zeroed segment with ``size`` bytes after the header.
+
+        Raises :class:`NameInUseError` when the name exists and its owner lives; a dead owner's
+        name is removed first. Raises :class:`ResourceError` when memory is refused.
+        """
+        if _owner_lives(_SHM / name):
+            raise NameInUseError(f"{name}: in use by a live process; choose another --name")
+        for attempt in (1, 2):
+            try:
+                segment = cls(_open(name, create=True, size=HEADER_SIZE + size), owned=True)
+                break
+            except FileExistsError:
+                if attempt == 2:
+                    raise NameInUseError(f"{name}: in use; choose another --name") from None
+                _remove(name)
+            except OSError as error:
+                raise ResourceError(f"{name}: cannot make {size} bytes: {error}") from None
+        segment.header[_VERSION] = SEGMENT_VERSION
+        segment.header[_PID] = os.getpid()
+        segment.header[_START] = _start_time(os.getpid()) or 0
+        segment.header[_READY] = MAGIC
+        return segment
+
+    @classmethod
+    def attach(cls, name: str, size: int) -> Segment:
+        """Map an existing segment of at least ``size`` bytes after the header.
+
+        Raises :class:`PeerError` when it is absent, not ready, of another version or too small.
+        """
+        try:
+            segment = cls(_open(name, create=False, size=0), owned=False)
+        except (FileNotFoundError, ValueError):
+            raise PeerError(f"{name}: no such shared memory segment") from None
+        problem = None
+        if segment.header[_READY] != MAGIC:
+            problem = f"not ready: {segment.header[_READY]:#x}, expected {MAGIC:#x}"
+        elif segment.header[_VERSION] != SEGMENT_VERSION:
+            problem = f"version {segment.header[_VERSION]}, expected {SEGMENT_VERSION}"
+        elif len(segment.words) * WORD_BYTES < size:
+            problem = f"{len(segment.words) * WORD_BYTES} bytes, expected at least {size}"
+        if problem:
+            segment.close()
+            raise PeerError(f"{name}: {problem}")
+        return segment
+
+    def close(self) -> None:
+        """Unmap; remove the name if created here. Windows cut from it must be gone."""
+        self.header.release()
+        self.words.release()
+        with contextlib.suppress(BufferError):
+            self._shm.close()
+        if self._owned:
+            _unlink(self._shm)
+            self._owned = False
+
+    def __enter__(self) -> Segment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def create_semaphore(name: str) -> posix_ipc.Semaphore:
+    """Make a semaphore at 0; a leftover of the same name is replaced.
+
+    Raises :class:`ResourceError`. The caller owns the VM's host segment, so no live process
+    uses the name.
+    """
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(name)
+    try:
+        return posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=0)
+    except (posix_ipc.Error, OSError) as error:
+        raise ResourceError(f"semaphore {name}: {error}") from None
+
+
+def attach_semaphore(name: str) -> posix_ipc.Semaphore:
+    """Open an existing semaphore; raises :class:`PeerError`."""
+    try:
+        return posix_ipc.Semaphore(name)
+    except (posix_ipc.Error, OSError) as error:
+        raise PeerError(f"semaphore {name}: {error}") from None
+
+
+def remove_semaphore(semaphore: posix_ipc.Semaphore) -> None:
+    """Close and remove; already gone is fine."""
+    semaphore.close()
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        semaphore.unlink()
+
+
+def cleanup() -> tuple[list[str], list[str]]:
+    """Remove names whose owners are dead; returns (removed, kept) files of ``/dev/shm``."""
+    removed, kept = [], []
+    files = [path for path in sorted(_SHM.iterdir()) if path.is_file()]
+    live_hosts = set()
+    for path in files:
+        segment = _SEGMENT_FILE.fullmatch(path.name)
+        if segment is None:
+            continue
+        if _owner_lives(path):
+            kept.append(path.name)
+            if segment["side"] == "host":
+                live_hosts.add(segment["vm"])
+        elif _remove(path.name):
+            removed.append(path.name)
+    for path in files:
+        semaphore = _SEMAPHORE_FILE.fullmatch(path.name)
+        if semaphore is None:
+            continue
+        if semaphore["vm"] in live_hosts:
+            kept.append(path.name)
+        elif _remove(path.name):
+            removed.append(path.name)
+    return removed, kept
+
+
+def _open(name: str, *, create: bool, size: int) -> shared_memory.SharedMemory:
+    """Open without the resource tracker, which would remove other processes' names."""
+    if sys.version_info >= (3, 13):
+        return shared_memory.SharedMemory(name, create=create, size=size, track=False)
+    shm = shared_memory.SharedMemory(name, create=create, size=size)
+    # Before 3.13 (bpo-38119) attaching registers too, and the first process to exit unlinks.
+    resource_tracker.unregister(f"/{name}", "shared_memory")
+    return shm
+
+
+def _unlink(shm: shared_memory.SharedMemory) -> None:
+    if sys.version_info < (3, 13):
+        # unlink() unregisters, so the tracker must know the name again.
+        resource_tracker.register(f"/{shm.name}", "shared_memory")
+    with contextlib.suppress(FileNotFoundError):
+        shm.unlink()
+
+
+def _remove(name: str) -> bool:
+    try:
+        (_SHM / name).unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _owner_lives(path: Path) -> bool:
+    """Whether the process that made the segment still runs (or may: it is being made)."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(HEADER_SIZE)
+            age = time.time() - os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    if len(raw) < HEADER_SIZE:
+        return age < _UNREADY_GRACE_S
+    words = memoryview(raw).cast("Q")
+    if words[_READY] != MAGIC:
+        return age < _UNREADY_GRACE_S
+    return _start_time(words[_PID]) == words[_START]
+
+
+def _start_time(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot, None if it does not run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    state, start = fields[0], int(fields[19])
+    return None if state in "ZX" else start
