@@ -75,7 +75,7 @@ class SampleLog:
     capacity: int
     total: int = 0
     kept: deque[Sample] = field(init=False)
-    _digest: "hashlib._Hash" = field(init=False)
+    _digest: hashlib._Hash = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = deque(maxlen=self.capacity)

@@ -55,7 +55,7 @@ class Recorder:
     )
     closed: bool = False
     _open: list[OperationCounts] = field(default_factory=lambda: [OperationCounts()])
-    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     @property
     def digest(self) -> str:

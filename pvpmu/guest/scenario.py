@@ -128,9 +128,7 @@ class Scenario:
     @property
     def cpuid(self) -> PmuCpuid:
         """The guest's PMU; raises :class:`UsageError` when a number is out of range."""
-        return PmuCpuid(
-            gp=self.gp, fixed=self.fixed, gp_width=self.width, fixed_width=self.width
-        )
+        return PmuCpuid(gp=self.gp, fixed=self.fixed, gp_width=self.width, fixed_width=self.width)
 
     def configs(self, cpuid: PmuCpuid) -> list[EventConfig]:
         """The events to open; raises :class:`UsageError` when no counter supports one."""
@@ -190,5 +188,3 @@ def load_scenario(name: str) -> Scenario:
 def run_seed(seed: int, run: int, vcpu: int) -> int:
     """The seed of one run on one vCPU: different programs, the same ones for every design."""
     return (seed * 1_000_003 + run) * 1_000_003 + vcpu
-
-

@@ -69,9 +69,7 @@ def make_steps(counts: ScriptCounts, duration: Ns) -> list[Step]:
     for number, many in enumerate(counts.overflows):
         if number != rarest:
             for time in _spaced(many, duration):
-                while time in times:
-                    time += 1
-                times[time] = [number]
+                times[_free(times, time)] = [number]
     hosts = sorted(times)
     for position, time in enumerate(_spaced(counts.overflows[rarest], duration)):
         if position < counts.coincident:
@@ -79,9 +77,7 @@ def make_steps(counts: ScriptCounts, duration: Ns) -> list[Step]:
             host = hosts[(2 * position + 1) * len(hosts) // (2 * counts.coincident)]
             times[host].append(rarest)
         else:
-            while time in times:
-                time += 1
-            times[time] = [rarest]
+            times[_free(times, time)] = [rarest]
     steps = [Step(time, Kind.OVERFLOW, numbers) for time, numbers in times.items()]
     double = sorted((s for s in steps if len(s.overflows) > 1), key=lambda step: step.time)
     for step in double[: counts.stray]:
@@ -92,6 +88,13 @@ def make_steps(counts: ScriptCounts, duration: Ns) -> list[Step]:
     steps += [Step(n * switch, Kind.SCHED_IN) for n in range(counts.sched_in)]
     steps += [Step((n + 1) * switch, Kind.SCHED_OUT) for n in range(counts.sched_out)]
     return sorted(steps, key=lambda step: (step.time, step.kind))
+
+
+def _free(times: dict[Ns, list[int]], time: Ns) -> Ns:
+    """The first instant from ``time`` on at which nothing happens yet."""
+    while time in times:
+        time += 1
+    return time
 
 
 def _spaced(many: int, duration: Ns) -> Iterator[Ns]:

@@ -41,12 +41,14 @@ _OFF, _ACTIVE, _ERROR = State.OFF, State.ACTIVE, State.ERROR
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """What to count: ``kind`` (None: an event this silicon does not have), modes (a bitmap of
-    MODE_USER and MODE_KERNEL) and the pinned flag."""
+    """What to count.
+
+    ``kind``: None is an event that this silicon does not have; ``modes``: a bitmap of MODE_USER
+    and MODE_KERNEL.
+    """
 
     kind: int | None
     modes: int
-    pinned: bool = True
 
 
 class PerfEvent:
@@ -234,7 +236,7 @@ class PerfContext:
             event.left = left = period if left <= -period else left + period
         counter = event.counter
         assert counter is not None
-        event.prev = value = -(left if left < self._max_left else self._max_left) & self.pmu.mask
+        event.prev = value = -(min(self._max_left, left)) & self.pmu.mask
         attr = event.attr
         if attr.kind is None:
             counter.value = value

@@ -4,7 +4,8 @@
 
 * The page is loaded once into private memory; only the copy is validated and used.
 * :meth:`HostPage.publish` is the only place that stores to the page (registration runs through
-  it too), and it is called in the vCPU's context, just before VM-entry.
+  it too; :meth:`HostPage.detach` zeroes the ready word), and it is called in the vCPU's context,
+  just before VM-entry.
 * In FROZEN the guest's words are left alone, except for refused ones.
 * Nothing counts in FROZEN, so a guest word is new iff it differs from what was last published:
   no dirty bitmap decides anything.
@@ -22,7 +23,6 @@ from pvpmu.shared import registers as msr
 from pvpmu.shared.page import TURN_FIRST
 from pvpmu.shared.registers import Role
 from pvpmu.shared.units import U64_MASK
-
 
 _TURN_COUNT = page.TURN_END - TURN_FIRST
 _GLOBAL_CTRL = page.GLOBAL_CTRL - TURN_FIRST
@@ -169,20 +169,39 @@ class HostPage:
 
     def publish(self) -> None:
         """Store what changed: turn words if they are the host's now, then host words."""
-        words, vpmu = self._words, self._vpmu
+        words = self._words
         words[page.SEQ] = self._seq + 1 & U64_MASK
         if self._owns_turns:
-            values = self._turn_values()
-            if values != self._published:
-                for offset, value in enumerate(values):
-                    if value != self._published[offset] and self._turns[offset] is not None:
-                        words[TURN_FIRST + offset] = value
-                self._published = values
+            self._store_turns()
         elif self._rejected:
             for turn in self._turns:
                 if turn is not None and self._rejected >> turn.offset & 1:
                     words[TURN_FIRST + turn.offset] = self._published[turn.offset]
         running = self.running
+        self._store_host(running=running)
+        self._owns_turns = running
+        for index, value in self._header:
+            words[index] = value
+        self._header = []
+        self._seq = self._seq + 2 & U64_MASK
+        words[page.SEQ] = self._seq
+        self.dirty = False
+
+    def detach(self) -> None:
+        """Take the page out of use: the ready word is zeroed first."""
+        self._words[page.VERSION] = 0
+        self._vpmu.held = False
+
+    def _store_turns(self) -> None:
+        values = self._turn_values()
+        if values != self._published:
+            for offset, value in enumerate(values):
+                if value != self._published[offset] and self._turns[offset] is not None:
+                    self._words[TURN_FIRST + offset] = value
+            self._published = values
+
+    def _store_host(self, *, running: bool) -> None:
+        vpmu = self._vpmu
         host = [
             vpmu.live if running else 0,
             vpmu.global_status ^ self._acked,
@@ -195,21 +214,8 @@ class HostPage:
         if host != self._published_host:
             for index, value, old in zip(_HOST_WORDS, host, self._published_host, strict=True):
                 if value != old:
-                    words[index] = value
+                    self._words[index] = value
             self._published_host = host
-        self._owns_turns = running
-        if self._header:
-            for index, value in self._header:
-                words[index] = value
-            self._header = []
-        self._seq = self._seq + 2 & U64_MASK
-        words[page.SEQ] = self._seq
-        self.dirty = False
-
-    def detach(self) -> None:
-        """Take the page out of use: the ready word is zeroed first."""
-        self._words[page.VERSION] = 0
-        self._vpmu.held = False
 
     def _turn_values(self) -> list[int]:
         """What every word of [TURN_FIRST, TURN_END) should hold, padding at its old value."""
@@ -218,15 +224,11 @@ class HostPage:
         values[_GLOBAL_CTRL] = vpmu.global_ctrl
         values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
         values[_LVTPC] = self._delivery.lvtpc
-        offset = 0
-        for pmc in vpmu.gp:
+        for offset, pmc in enumerate(vpmu.gp):
             values[_EVTSEL + offset] = pmc.eventsel
             values[_PMC + offset] = pmc.accumulator & pmc.mask
-            offset += 1
-        offset = _FIXED_CTR
-        for pmc in vpmu.fixed:
+        for offset, pmc in enumerate(vpmu.fixed, _FIXED_CTR):
             values[offset] = pmc.accumulator & pmc.mask
-            offset += 1
         return values
 
     def _apply(self, turn: _TurnWord, value: int) -> None:
@@ -267,8 +269,7 @@ def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:
     for pmc in vpmu.gp:
         turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
         turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
-    for pmc in vpmu.fixed:
-        turns.append(word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
+    turns += [word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc) for pmc in vpmu.fixed]
     by_offset: list[_TurnWord | None] = [None] * _TURN_COUNT
     for turn in turns:
         by_offset[turn.offset] = turn

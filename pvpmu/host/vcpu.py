@@ -54,9 +54,7 @@ class HostStats:
     exits: list[int] = field(default_factory=lambda: [0] * (exits.REASON_MASK + 1))
     accesses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Exit reason << 32 | MSR address or RDPMC index, to exits."""
-    tallies: list[list[int]] = field(
-        default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES]
-    )
+    tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
     exits_by: list[int] = field(default_factory=lambda: [0] * len(PLACES))
     undelivered: int = 0
 
@@ -93,9 +91,7 @@ class HostVcpu:
         self.hardware = PhysicalPmu(version=self._live_version + 1)
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery()
-        self.vpmu = Vpmu(
-            self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused
-        )
+        self.vpmu = Vpmu(self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused)
         self.page: HostPage | None = None
         self.stats = HostStats(self.delivery.counts)
         self._pv_page = 0
@@ -118,7 +114,7 @@ class HostVcpu:
         self._blocked = request & exits.NMI_BLOCKED
         if self._blocked:
             place = HANDLER
-        elif reason == _EXCEPTION_NMI or reason == _NMI_WINDOW:  # noqa: PLR1714 (hot path)
+        elif reason == _EXCEPTION_NMI or reason == _NMI_WINDOW:  # noqa: PLR1714, SIM109 (hot path)
             place = DELIVERY
         else:
             place = OTHER

@@ -379,7 +379,9 @@ class Vpmu:
         def on_overflow() -> None:
             self._overflow(pmc, interrupts=bool(interrupts))
 
-        return self._perf.create(Attr(kind, modes), _sample_period(pmc, pmc.accumulator), on_overflow)
+        return self._perf.create(
+            Attr(kind, modes), _sample_period(pmc, pmc.accumulator), on_overflow
+        )
 
     def _overflow(self, pmc: Pmc, *, interrupts: bool) -> None:
         """kvm_perf_overflow and kvm_perf_overflow_intr, in NMI context."""

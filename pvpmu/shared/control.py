@@ -52,8 +52,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Host: what you get. ``segment`` holds the slots, ``slot_bytes`` apart; ``semaphores`` are
-    (exit, entry) names by vCPU; ``cpus`` the CPU each guest worker should run on, -1 for any."""
+    """Host: what you get.
+
+    ``segment`` holds the slots, ``slot_bytes`` apart; ``semaphores`` are (exit, entry) names by
+    vCPU; ``cpus``: the CPU that each guest worker should run on, -1 for any.
+    """
 
     version: int
     pid: int
@@ -132,7 +135,7 @@ def decode(packet: bytes) -> Message:
         raise PeerError(f"unknown control message {name!r}; known: {', '.join(_KINDS)}")
     extra = set(raw) - {field.name for field in fields(kind)}
     if extra:
-        raise PeerError(f"control message {name}: unknown field {sorted(map(str, extra))[0]!r}")
+        raise PeerError(f"control message {name}: unknown field {min(map(str, extra))!r}")
     try:
         return msgspec.convert(raw, type=kind)
     except msgspec.ValidationError as error:

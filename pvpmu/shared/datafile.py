@@ -37,12 +37,14 @@ def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:
         if unknown:
             path = f"{path}.{unknown['field']}"
         line = _line_of(text, path)
-        raise UsageError(f"{source}: line {line}: field {path.lstrip('.') or '-'}: {what}") from None
+        raise UsageError(
+            f"{source}: line {line}: field {path.lstrip('.') or '-'}: {what}"
+        ) from None
 
 
 def _refuse_unknown(raw: object, kind: object, path: str) -> None:
     """msgspec ignores keys that a dataclass lacks; a user's typo must not be ignored."""
-    info = msgspec.inspect.type_info(kind)  # type: ignore[arg-type]
+    info = msgspec.inspect.type_info(kind)
     if isinstance(info, msgspec.inspect.DataclassType) and isinstance(raw, dict):
         fields = {field.name: field.type for field in info.fields}
         for key, value in raw.items():
@@ -76,7 +78,9 @@ def _line_of(text: str, path: str) -> int:
     for step in _STEP.finditer(path):
         key, index = step["key"], step["index"]
         if key is not None:
-            setting = re.compile(rf"^\s*(?:\[\[?\s*(?:[\w-]+\.)*)?\"?{re.escape(key)}\"?\s*(?:=|\])")
+            setting = re.compile(
+                rf"^\s*(?:\[\[?\s*(?:[\w-]+\.)*)?\"?{re.escape(key)}\"?\s*(?:=|\])"
+            )
             hits = [n for n in range(at, len(lines)) if setting.match(lines[n])]
             if not hits:
                 break

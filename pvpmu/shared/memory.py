@@ -29,7 +29,7 @@ from pvpmu.shared.layout import WORD_BYTES, Layout, Owner
 from pvpmu.shared.page import PAGE_SIZE
 
 HEADER_SIZE = PAGE_SIZE
-_SHM = Path("/dev/shm")
+_SHM = Path("/dev/shm")  # noqa: S108 (where shm_open(3) and sem_open(3) keep names)
 _PREFIX = "pvpmu."
 _VM_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>host|guest)")

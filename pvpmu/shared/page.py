@@ -67,7 +67,9 @@ LVTPC = PAGE.word("lvtpc", "x2APIC LVT perf")
 PAGE.line(Owner.TURN)
 EVTSEL = PAGE.word("evtsel", "IA32_PERFEVTSELx", count=MAX_GP)
 PAGE.line(Owner.TURN)
-PMC = PAGE.word("pmc", "IA32_PMCx as of the last stop (a live counter's word is stale)", count=MAX_GP)
+PMC = PAGE.word(
+    "pmc", "IA32_PMCx as of the last stop (a live counter's word is stale)", count=MAX_GP
+)
 PAGE.line(Owner.TURN)
 FIXED_CTR = PAGE.word("fixed_ctr", "IA32_FIXED_CTRx, likewise", count=MAX_FIXED)
 
