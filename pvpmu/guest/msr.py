@@ -58,6 +58,11 @@ class Seam:
         self._running = False
 
     @property
+    def page(self) -> GuestPage | None:
+        """The page in use, if any."""
+        return self._page
+
+    @property
     def held(self) -> bool:
         """Whether the page's counters are held for a PMI."""
         return self._page is not None and self._page.held

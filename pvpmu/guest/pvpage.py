@@ -20,6 +20,10 @@ from pvpmu.shared.page import WORD_OF, Words
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
+# Module globals: looking a word up in the module costs as much as loading it from the page.
+_ACKED, _RAISED, _OVF_CTRL, _PMI_SEQ = page.ACKED, page.RAISED, page.OVF_CTRL, page.PMI_SEQ
+_COUNT_ONE, _ACKED_MASK = page.ACK_COUNT_ONE, page.ACKED_MASK
+_GLOBAL_CTRL, _FIXED_CTR_CTRL = page.GLOBAL_CTRL, page.FIXED_CTR_CTRL
 _COUNTERS = (Role.PERFCTR, Role.PMC, Role.FIXED_CTR)
 
 
@@ -132,18 +136,17 @@ class GuestPage:
 
         def read() -> int:
             nonlocal seen
-            seq = words[page.PMI_SEQ]
+            seq = words[_PMI_SEQ]
             if seq != seen:
                 seen = words[page.PMI_ACK] = seq
-            acked = words[page.ACKED]
-            return (words[page.RAISED] ^ acked) & mask
+            acked = words[_ACKED]
+            return (words[_RAISED] ^ acked) & mask
 
         return read
 
     def _ack(self) -> Callable[[int], None]:
         """Load acked, then raised, then compare-exchange acked; store ovf_ctrl last."""
-        words, mask = self.words, self.words[page.STATUS_MASK]
-        reserved = words[page.OVF_CTRL_RESERVED]
+        words, reserved = self.words, self.words[page.OVF_CTRL_RESERVED]
         compare_exchange = compare_exchange_of(words)
 
         def write(value: int) -> None:
@@ -151,15 +154,14 @@ class GuestPage:
                 self._exit_write(msr.OVF_CTRL, value)
                 return
             while True:
-                acked = words[page.ACKED]
-                toggles = (words[page.RAISED] ^ acked) & value & mask
+                acked = words[_ACKED]
+                # Spare bits of acked are reserved in value, so that this selects status only.
+                toggles = (words[_RAISED] ^ acked) & value
                 if not toggles:
                     break
-                count = acked + (1 << page.ACK_COUNT_SHIFT) & page.ACK_COUNT_MASK
-                wanted = (acked ^ toggles) & ~page.ACK_COUNT_MASK | count
-                if compare_exchange(page.ACKED, acked, wanted):
+                if compare_exchange(_ACKED, acked, (acked ^ toggles) + _COUNT_ONE & _ACKED_MASK):
                     break
-            words[page.OVF_CTRL] = value
+            words[_OVF_CTRL] = value
 
         return write
 
@@ -179,7 +181,7 @@ class GuestPage:
         words, reserved = self.words, self.words[page.EVTSEL_RESERVED]
 
         def write(value: int) -> None:
-            starts = value & EVTSEL_EN and words[page.GLOBAL_CTRL] & bit
+            starts = value & EVTSEL_EN and words[_GLOBAL_CTRL] & bit
             if value & reserved or (starts and not self.held):
                 self._exit_write(address, value)
             else:
@@ -192,11 +194,11 @@ class GuestPage:
         words, reserved = self.words, self.words[page.FIXED_CTRL_RESERVED]
 
         def write(value: int) -> None:
-            enables = words[page.GLOBAL_CTRL] >> FIXED_BASE
+            enables = words[_GLOBAL_CTRL] >> FIXED_BASE
             if value & reserved or (enables and fixed_enables(value) & enables and not self.held):
                 self._exit_write(msr.FIXED_CTR_CTRL, value)
             else:
-                words[page.FIXED_CTR_CTRL] = value
+                words[_FIXED_CTR_CTRL] = value
 
         return write
 
@@ -217,7 +219,7 @@ class GuestPage:
                 words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
                 self._exit_write(msr.GLOBAL_CTRL, value)
             else:
-                words[page.GLOBAL_CTRL] = value
+                words[_GLOBAL_CTRL] = value
                 words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
 
         return write

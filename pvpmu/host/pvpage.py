@@ -93,6 +93,7 @@ class HostPage:
         self._acked = words[page.ACKED] & vpmu.cpuid.counters
         self._owns_turns = True
         self._rejected = 0
+        self._restore = 0
         self._reject_reason = 0
         self._seq = words[page.SEQ] & ~1
         self._pmi_seq = words[page.PMI_ACK]
@@ -132,7 +133,9 @@ class HostPage:
         if not self.running:
             value = self._words[page.LVTPC]
             if not value & self._vpmu.cpuid.lvtpc_reserved:
-                self._delivery.lvtpc = value & self._vpmu.cpuid.lvtpc_kept
+                # What was taken counts as seen: a later store of the old value is a change.
+                self._published[_LVTPC] = value & self._vpmu.cpuid.lvtpc_kept
+                self._delivery.lvtpc = self._published[_LVTPC]
 
     def import_words(self) -> bool:
         """Copy the page once, validate the copy, apply it without starting anything.
@@ -154,6 +157,7 @@ class HostPage:
                 self._reject_reason = self._reject_reason or turn.address << 32 | turn.reason
                 self._rejected |= 1 << turn.offset
         self.dirty = True
+        self._restore = self._rejected
         if self._rejected:
             return False
         for turn in changed:
@@ -173,10 +177,11 @@ class HostPage:
         words[page.SEQ] = self._seq + 1 & U64_MASK
         if self._owns_turns:
             self._store_turns()
-        elif self._rejected:
+        elif self._restore:
             for turn in self._turns:
-                if turn is not None and self._rejected >> turn.offset & 1:
+                if turn is not None and self._restore >> turn.offset & 1:
                     words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+            self._restore = 0
         running = self.running
         self._store_host(running=running)
         self._owns_turns = running

@@ -37,6 +37,8 @@ class RefusalCode(enum.IntEnum):
     TOO_MANY_VCPUS = 2
     BAD_MEMORY = 3
     BUSY = 4
+    MALFORMED = 5
+    OTHER_USER = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Welcome:
     pid: int
     design: str
     segment: str
+    segment_bytes: int
     slot_bytes: int
     semaphores: list[tuple[str, str]]
     cpus: list[int]
@@ -96,6 +99,11 @@ class VcpuStats:
     pmi: dict[str, int]
     undelivered: int
 
+    @classmethod
+    def empty(cls) -> VcpuStats:
+        """No counts: nothing was measured."""
+        return cls({}, [], [], [], {}, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -127,7 +135,8 @@ def decode(packet: bytes) -> Message:
     """Read one packet; raises :class:`PeerError` for anything but a well-formed message."""
     try:
         raw = msgpack.unpackb(packet, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        # TypeError: a map key that is itself a map or an array.
         raise PeerError(f"control message of {len(packet)} bytes is no msgpack: {error}") from None
     name = raw.pop("type", None) if isinstance(raw, dict) else None
     kind = _KINDS.get(name) if isinstance(name, str) else None
@@ -202,6 +211,11 @@ class Channel:
         raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, gid = _UCRED.unpack(raw)
         return pid, uid, gid
+
+
+def own_pid() -> int:
+    """This process's id, as Hello and Welcome carry it."""
+    return os.getpid()
 
 
 def socket_address(vm: str) -> str:

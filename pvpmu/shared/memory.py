@@ -36,6 +36,7 @@ _SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>host|guest)
 _SEMAPHORE_FILE = re.compile(r"sem\.(?P<name>pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry))")
 _UNREADY_GRACE_S = 60
 
+SEMAPHORES = ("exit", "entry")
 MAGIC = int.from_bytes(b"pvpmu-sm", "little")
 SEGMENT_VERSION = 1
 
@@ -115,9 +116,15 @@ class Segment:
         Raises :class:`PeerError` when it is absent, not ready, of another version or too small.
         """
         try:
-            segment = cls(_open(name, create=False, size=0), owned=False)
+            shm = _open(name, create=False, size=0)
         except (FileNotFoundError, ValueError):
             raise PeerError(f"{name}: no such shared memory segment") from None
+        except OSError as error:
+            raise PeerError(f"{name}: {error.strerror}") from None
+        if shm.size < HEADER_SIZE:
+            shm.close()
+            raise PeerError(f"{name}: {shm.size} bytes, too small for a header")
+        segment = cls(shm, owned=False)
         problem = None
         if segment.header[_READY] != MAGIC:
             problem = f"not ready: {segment.header[_READY]:#x}, expected {MAGIC:#x}"
@@ -175,10 +182,10 @@ def attach_semaphore(name: str) -> posix_ipc.Semaphore:
 
 
 def remove_semaphore(semaphore: posix_ipc.Semaphore) -> None:
-    """Close and remove; already gone is fine."""
-    semaphore.close()
+    """Remove and close; already gone is fine."""
     with contextlib.suppress(posix_ipc.ExistentialError):
         semaphore.unlink()
+    semaphore.close()
 
 
 def cleanup() -> tuple[list[str], list[str]]:

@@ -77,8 +77,9 @@ TURN_FIRST = GLOBAL_CTRL
 TURN_END = FIXED_CTR + MAX_FIXED
 """Words [TURN_FIRST, TURN_END) hold the turn words (and padding): one slice copies them."""
 
-ACK_COUNT_SHIFT = 40
-ACK_COUNT_MASK = ((1 << 22) - 1) << ACK_COUNT_SHIFT
+ACK_COUNT_ONE = 1 << 40
+ACKED_MASK = (1 << 62) - 1
+"""What ``acked`` can hold: the count wraps at bit 61."""
 
 _ROLE_WORD = {
     Role.PERFCTR: PMC,

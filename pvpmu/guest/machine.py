@@ -1,0 +1,154 @@
+"""A vCPU's machine as the guest sees it, and the jobs that a guest worker does on it.
+
+A job is plain data; :meth:`Job.do` returns plain data. The same jobs run in a worker process and
+inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.recorder import OperationCounts, Recorder
+from pvpmu.guest.runner import Counts, GuestRun, RunHooks
+from pvpmu.guest.scenario import Races, Scenario
+from pvpmu.shared.histogram import Histogram
+from pvpmu.shared.units import Ns
+
+_TIMER_SAMPLES = 1001
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a vCPU runs on.
+
+    ``slot``: its exit slot. ``cross``: hand over to the host and wait for VM-entry. ``memory``:
+    the guest's memory as 64-bit words. ``page_address``: where its page lies in that memory.
+    ``release`` and ``acquire``: the bare crossing, None where there is none (inline).
+    """
+
+    slot: memoryview[int]
+    cross: Callable[[], None]
+    memory: memoryview[int]
+    page_address: int
+    release: Callable[[], None] | None = None
+    acquire: Callable[[], None] | None = None
+
+    def vcpu(self, races: Races, recorder: Recorder | None = None) -> Vcpu:
+        """A vCPU after power-on."""
+        cross = self.cross if recorder is None else recorder.crossing(self.slot, self.cross)
+        return Vcpu(
+            self.slot,
+            cross,
+            skid=races.pmi_skid,
+            latency=races.injection_latency,
+            tail=races.handler_tail,
+        )
+
+
+class Progress(Protocol):
+    """Called with the share of a job that is done, 0 to 1."""
+
+    def __call__(self, share: float, /) -> None: ...
+
+
+class Job(Protocol):
+    """Something a guest worker can do."""
+
+    def do(self, machine: Machine, progress: Progress) -> object: ...
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A recorder's numbers, by (op, address or RDPMC index) and by operation."""
+
+    accesses: dict[tuple[str, int], int]
+    exits: dict[tuple[str, int], int]
+    operations: dict[str, OperationCounts]
+    digest: str
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What one run on one vCPU gave.
+
+    ``handler_ns``: wall time of each NMI handler, less ``timer_ns``, what reading the clock costs.
+    """
+
+    counts: Counts
+    page_registered: bool
+    recorded: Recorded | None = None
+    handler_ns: Histogram = field(default_factory=Histogram)
+    timer_ns: Ns = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunJob:
+    """Run a scenario once. ``record``: count accesses (untimed); otherwise time the handler.
+
+    ``clock`` is only read when timing; it returns ns.
+    """
+
+    scenario: Scenario
+    seed: int
+    record: bool = False
+    clock: Callable[[], Ns] | None = None
+
+    def do(self, machine: Machine, progress: Progress) -> RunReport:
+        """Return a :class:`RunReport`; raises :class:`UsageError` for an unsupported event."""
+        recorder = Recorder() if self.record else None
+        report = RunReport(Counts(), page_registered=False)
+        duration = self.scenario.duration
+        hooks = RunHooks(
+            progress=lambda now: progress(min(now / duration, 1.0)),
+            around_handler=self._timing(report),
+            recorder=recorder,
+        )
+        run = GuestRun(
+            machine.vcpu(self.scenario.races, recorder),
+            machine.memory,
+            machine.page_address,
+            self.scenario,
+            seed=self.seed,
+            hooks=hooks,
+        )
+        report.counts = run.run()
+        report.page_registered = run.page_registered
+        if recorder is not None:
+            report.recorded = Recorded(
+                dict(recorder.accesses),
+                dict(recorder.exits),
+                recorder.operations,
+                recorder.digest,
+            )
+        return report
+
+    def _timing(
+        self, report: RunReport
+    ) -> Callable[[Callable[[], None]], Callable[[], None]] | None:
+        clock = self.clock
+        if clock is None:
+            return None
+        report.timer_ns = timer_cost(clock)
+        cost, record = report.timer_ns, report.handler_ns.record
+
+        def around(handler: Callable[[], None]) -> Callable[[], None]:
+            def timed() -> None:
+                start = clock()
+                handler()
+                record(clock() - start - cost)
+
+            return timed
+
+        return around
+
+
+def timer_cost(clock: Callable[[], Ns]) -> Ns:
+    """What two consecutive readings of ``clock`` differ by, in ns (median)."""
+    costs = []
+    for _ in range(_TIMER_SAMPLES):
+        start = clock()
+        costs.append(clock() - start)
+    return sorted(costs)[_TIMER_SAMPLES // 2]

@@ -1,0 +1,161 @@
+"""The guest's main process: memory, the handshake with the host, a worker per vCPU, jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+
+from pvpmu.guest.machine import Job
+from pvpmu.guest.worker import GuestBoot, JobProgress, JobResult
+from pvpmu.shared import control, memory
+from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, Welcome
+from pvpmu.shared.errors import PeerError, UsageError
+from pvpmu.shared.memory import Segment
+from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.workers import Worker, workers
+
+_RETRY_S = 0.02
+_ANSWER_TIMEOUT_S = 90.0
+
+OnProgress = Callable[[float], None]
+"""Told the share of the jobs that is done, 0 to 1."""
+
+
+def memory_needed(vcpus: int) -> int:
+    """Bytes of guest memory that hold the pages of so many vCPUs."""
+    return vcpus * PAGE_SIZE
+
+
+class Session:
+    """A guest that the host has admitted. ``design`` is the host's."""
+
+    def __init__(self, channel: Channel, welcome: Welcome, started: list[Worker]) -> None:
+        self._channel = channel
+        self._workers = started
+        self.design = welcome.design
+        self.host_pid = welcome.pid
+
+    @property
+    def vcpus(self) -> int:
+        """Number of vCPUs."""
+        return len(self._workers)
+
+    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]:
+        """Do one job on each of the first vCPUs, all at once; returns their results in order.
+
+        Raises what a job raises, or :class:`PeerError` when the host or a worker ends.
+        """
+        active = self._workers[: len(jobs)]
+        for worker, job in zip(active, jobs, strict=True):
+            worker.send(job)
+        results: dict[int, object] = {}
+        shares = [0.0] * len(jobs)
+        while len(results) < len(jobs):
+            for vcpu in self._ready(active):
+                message = active[vcpu].receive()
+                if isinstance(message, JobProgress):
+                    shares[vcpu] = message.share
+                    if on_progress is not None:
+                        on_progress(sum(shares) / len(shares))
+                elif isinstance(message, JobResult):
+                    results[vcpu] = message.value
+        return [results[vcpu] for vcpu in range(len(jobs))]
+
+    def stats(self) -> Stats:
+        """The host's statistics of the last measured window."""
+        self._channel.send(StatsRequest())
+        return self._channel.expect(Stats)
+
+    def leave(self) -> None:
+        """Tell the host that the guest is done."""
+        self._channel.send(Bye())
+
+    def _ready(self, active: list[Worker]) -> list[int]:
+        """Workers with a message; the host says nothing now, so its readiness is its end."""
+        pipes = {worker.pipe.fileno(): vcpu for vcpu, worker in enumerate(active)}
+        ready = wait([*pipes, self._channel.fileno()])
+        messages = [vcpu for pipe, vcpu in pipes.items() if pipe in ready]
+        if not messages:
+            raise PeerError("the host has gone")
+        return messages
+
+
+@contextlib.contextmanager
+def open_session(
+    name: str, vcpus: int, *, wait_s: float, memory_bytes: int | None = None
+) -> Iterator[Session]:
+    """Join the VM called ``name`` with so many vCPUs; everything is removed on leaving.
+
+    Waits up to ``wait_s`` for the host. ``memory_bytes``: size of the guest's memory, as little
+    as its pages need by default. Raises :class:`UsageError` when that is too small,
+    :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
+    """
+    needed = memory_needed(vcpus)
+    size = needed if memory_bytes is None else memory_bytes
+    if size < needed:
+        raise UsageError(
+            f"guest memory of {size} bytes, expected at least {needed} bytes for {vcpus} pages of "
+            f"{PAGE_SIZE} bytes"
+        )
+    memory.cleanup()
+    with contextlib.ExitStack() as stack:
+        segment = stack.enter_context(Segment.create(memory.segment_name(name, "guest"), size))
+        channel = _connect(name, wait_s)
+        stack.callback(channel.close)
+        channel.set_timeout(_ANSWER_TIMEOUT_S)
+        channel.send(
+            Hello(
+                version=control.CONTROL_VERSION,
+                pid=control.own_pid(),
+                vcpus=vcpus,
+                memory=segment.name,
+                memory_bytes=size,
+            )
+        )
+        welcome = channel.expect(Welcome)
+        if welcome.version != control.CONTROL_VERSION:
+            raise PeerError(
+                f"the host speaks control version {welcome.version}, expected "
+                f"{control.CONTROL_VERSION}"
+            )
+        started = stack.enter_context(
+            workers("guest", "pvpmu.guest.worker:run_vcpu", _boots(welcome, segment.name, size))
+        )
+        session = Session(channel, welcome, started)
+        try:
+            yield session
+        except UsageError:
+            # The host did nothing wrong: it is told that this guest is done.
+            session.leave()
+            raise
+        session.leave()
+
+
+def _connect(name: str, wait_s: float) -> Channel:
+    deadline = time.monotonic() + wait_s
+    while True:
+        channel = control.connect(name)
+        if channel is not None:
+            return channel
+        if time.monotonic() >= deadline:
+            raise PeerError(f"no host for {name!r} came within {wait_s:g} s")
+        time.sleep(_RETRY_S)
+
+
+def _boots(welcome: Welcome, memory_name: str, memory_bytes: int) -> list[GuestBoot]:
+    return [
+        GuestBoot(
+            vcpu=vcpu,
+            cpu=welcome.cpus[vcpu],
+            segment=welcome.segment,
+            segment_bytes=welcome.segment_bytes,
+            slot_bytes=welcome.slot_bytes,
+            memory=memory_name,
+            memory_bytes=memory_bytes,
+            exit_semaphore=exit_name,
+            entry_semaphore=entry_name,
+        )
+        for vcpu, (exit_name, entry_name) in enumerate(welcome.semaphores)
+    ]

@@ -1,0 +1,78 @@
+"""``pvpmu-host``: serve one VM."""
+
+from __future__ import annotations
+
+import sys
+
+from pvpmu.host.server import HostConfig, serve
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import design_named, design_names
+from pvpmu.shared.memory import checked_vm_name
+from pvpmu.shared.process import PINS, CommandParser, at_least_one, run_command, seconds
+
+_DEFAULT_WAIT_S = 60.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command("pvpmu-host", _serve, argv)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="pvpmu-host",
+        description="Serve one VM's virtual PMU: wait for its guest, serve its VM-exits until it "
+        "is done, then exit.",
+    )
+    parser.add_argument(
+        "--name", default="vm0", help="VM name, as given to pvpmu-guest (%(default)s)"
+    )
+    parser.add_argument(
+        "--design", default="page", metavar="NAME", help=f"one of {', '.join(design_names())}"
+    )
+    parser.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
+    parser.add_argument(
+        "--pin",
+        choices=PINS,
+        default="same",
+        help="host and guest worker of a vCPU on the same CPU, on two, or anywhere (%(default)s)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=_DEFAULT_WAIT_S,
+        metavar="S",
+        help="how long to wait for the guest (%(default)g s)",
+    )
+    shape = PmuCpuid()
+    parser.add_argument("--gp", type=int, default=shape.gp, metavar="N", help="GP counters, 1-8")
+    parser.add_argument("--fixed", type=int, default=shape.fixed, metavar="N", help="fixed, 0-3")
+    parser.add_argument("--width", type=int, default=shape.gp_width, metavar="BITS", help="32-48")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _serve(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
+    config = HostConfig(
+        name=checked_vm_name(args.name),
+        design=design_named(args.design),
+        vcpus=args.vcpus,
+        cpuid=PmuCpuid(gp=args.gp, fixed=args.fixed, gp_width=args.width, fixed_width=args.width),
+        pin=args.pin,
+        wait_s=args.wait,
+    )
+    serve(config, _quiet if args.quiet else _say)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"pvpmu-host: {line}", flush=True)
+
+
+def _quiet(_: str) -> None:
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The host's main process: own the names, admit one guest, run its workers, report statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+
+from pvpmu.host.worker import HostBoot
+from pvpmu.shared import control, memory
+from pvpmu.shared.control import Bye, Channel, Hello, RefusalCode, Refuse, Stats, StatsRequest
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.errors import NameInUseError, PeerError
+from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.memory import Segment
+from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.process import place
+from pvpmu.shared.workers import Worker, workers
+
+_HELLO_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """What a host offers. ``wait_s``: how long a guest may take to come; ``pin``: see PINS."""
+
+    name: str
+    design: Design
+    vcpus: int
+    cpuid: PmuCpuid
+    pin: str
+    wait_s: float
+
+
+def serve(config: HostConfig, say: Callable[[str], None]) -> None:
+    """Serve one guest from its Hello to its Bye, then remove everything.
+
+    ``say`` gets one line per event. Raises :class:`NameInUseError`, :class:`PeerError` when no
+    guest comes or the guest vanishes, :class:`ResourceError`.
+    """
+    memory.cleanup()
+    cpus = place(config.pin, config.vcpus)
+    with contextlib.ExitStack() as stack:
+        # The socket comes first: it can have one owner only, so that two hosts starting at once
+        # cannot both think that the name is theirs.
+        listener = stack.enter_context(_listen(config.name))
+        segment = stack.enter_context(
+            Segment.create(memory.segment_name(config.name, "host"), config.vcpus * SLOT_SIZE)
+        )
+        for vcpu in range(config.vcpus):
+            for kind in memory.SEMAPHORES:
+                semaphore = memory.create_semaphore(memory.semaphore_name(config.name, vcpu, kind))
+                stack.callback(memory.remove_semaphore, semaphore)
+        say(f"{config.name}: design {config.design.name}, {config.vcpus} vCPU, waiting for a guest")
+        channel, hello = _admit(listener, config)
+        stack.callback(channel.close)
+        say(f"{config.name}: guest process {hello.pid} with {hello.vcpus} vCPU")
+        boots = [
+            HostBoot(
+                vcpu=vcpu,
+                cpu=cpus[vcpu][0],
+                segment=segment.name,
+                segment_bytes=config.vcpus * SLOT_SIZE,
+                memory=hello.memory,
+                memory_bytes=hello.memory_bytes,
+                exit_semaphore=memory.semaphore_name(config.name, vcpu, "exit"),
+                entry_semaphore=memory.semaphore_name(config.name, vcpu, "entry"),
+                design=config.design,
+                cpuid=config.cpuid,
+            )
+            for vcpu in range(hello.vcpus)
+        ]
+        started = stack.enter_context(workers("host", "pvpmu.host.worker:serve_vcpu", boots))
+        channel.send(_welcome(config, boots, [guest for _, guest in cpus]))
+        _session(channel, listener, started)
+        say(f"{config.name}: guest done")
+
+
+def _listen(name: str) -> socket.socket:
+    try:
+        return control.listen(name)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise NameInUseError(
+                f"name {name!r} is in use by a live host; choose another --name"
+            ) from None
+        raise
+
+
+def _admit(listener: socket.socket, config: HostConfig) -> tuple[Channel, Hello]:
+    """Wait for a guest that may come in; others are refused and the wait goes on."""
+    # A timeout per accept: a stream of refused guests can prolong the wait, which harms nobody.
+    listener.settimeout(config.wait_s)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            raise PeerError(
+                f"no guest came for {config.name!r} within {config.wait_s:g} s"
+            ) from None
+        channel = Channel(connection)
+        channel.set_timeout(_HELLO_TIMEOUT_S)
+        try:
+            hello = channel.expect(Hello)
+            refusal = _refusal(channel, hello, config)
+        except PeerError as error:
+            refusal = Refuse(RefusalCode.MALFORMED, str(error))
+        if refusal is None:
+            channel.set_timeout(None)
+            return channel, hello
+        _refuse(channel, refusal)
+
+
+def _refusal(channel: Channel, hello: Hello, config: HostConfig) -> Refuse | None:
+    """Why this guest may not come in, None if it may."""
+    if not channel.same_user():
+        return Refuse(RefusalCode.OTHER_USER, "the guest runs as another user")
+    if hello.version != control.CONTROL_VERSION:
+        return Refuse(
+            RefusalCode.WRONG_VERSION,
+            f"control version {hello.version}, expected {control.CONTROL_VERSION}",
+        )
+    if not 1 <= hello.vcpus <= config.vcpus:
+        return Refuse(
+            RefusalCode.TOO_MANY_VCPUS, f"{hello.vcpus} vCPUs, expected 1 to {config.vcpus}"
+        )
+    needed = hello.vcpus * PAGE_SIZE
+    expected = memory.segment_name(config.name, "guest")
+    if hello.memory != expected:
+        return Refuse(RefusalCode.BAD_MEMORY, f"memory {hello.memory!r}, expected {expected!r}")
+    if hello.memory_bytes < needed:
+        return Refuse(
+            RefusalCode.BAD_MEMORY,
+            f"memory of {hello.memory_bytes} bytes, expected at least {needed} bytes",
+        )
+    try:
+        Segment.attach(hello.memory, hello.memory_bytes).close()
+    except PeerError as error:
+        return Refuse(RefusalCode.BAD_MEMORY, str(error))
+    return None
+
+
+def _refuse(channel: Channel, refusal: Refuse) -> None:
+    with contextlib.suppress(PeerError):
+        channel.send(refusal)
+    channel.close()
+
+
+def _welcome(config: HostConfig, boots: list[HostBoot], cpus: list[int]) -> control.Welcome:
+    return control.Welcome(
+        version=control.CONTROL_VERSION,
+        pid=control.own_pid(),
+        design=config.design.name,
+        segment=boots[0].segment,
+        segment_bytes=boots[0].segment_bytes,
+        slot_bytes=SLOT_SIZE,
+        semaphores=[(boot.exit_semaphore, boot.entry_semaphore) for boot in boots],
+        cpus=cpus[: len(boots)],
+    )
+
+
+def _session(channel: Channel, listener: socket.socket, started: list[Worker]) -> None:
+    """Answer the guest until Bye; raises :class:`PeerError` when it or a worker ends instead."""
+    latest = [control.VcpuStats.empty() for _ in started]
+    pipes = {worker.pipe.fileno(): vcpu for vcpu, worker in enumerate(started)}
+    while True:
+        ready = wait([channel.fileno(), listener.fileno(), *pipes])
+        for vcpu in (vcpu for pipe, vcpu in pipes.items() if pipe in ready):
+            latest[vcpu] = started[vcpu].receive()
+        if listener.fileno() in ready:
+            connection, _ = listener.accept()
+            _refuse(Channel(connection), Refuse(RefusalCode.BUSY, "the host serves another guest"))
+        if channel.fileno() not in ready:
+            continue
+        message = channel.receive()
+        match message:
+            case StatsRequest():
+                for vcpu, worker in enumerate(started):
+                    while worker.pipe.poll():
+                        latest[vcpu] = worker.receive()
+                channel.send(Stats(latest))
+            case Bye():
+                return
+            case None:
+                raise PeerError("the guest has gone without Bye")
+            case _:
+                raise PeerError(f"expected StatsRequest or Bye, got {type(message).__name__}")

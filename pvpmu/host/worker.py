@@ -1,0 +1,79 @@
+"""The host's worker of one vCPU: wait for a VM-exit, serve it, let the guest enter again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pvpmu.host.vcpu import HostStats, HostVcpu
+from pvpmu.shared import exits
+from pvpmu.shared.control import VcpuStats
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.exits import SLOT_SIZE, ExitReason
+from pvpmu.shared.layout import WORD_BYTES
+from pvpmu.shared.memory import Segment, attach_semaphore
+from pvpmu.shared.process import pin_to
+
+_FLOOR = int(ExitReason.FLOOR)
+_MAX_ROUND_TRIPS = 1 << 16
+SLOT_WORDS = SLOT_SIZE // WORD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class HostBoot:
+    """What a worker needs: names, sizes in bytes, its vCPU's number and CPU (-1: any)."""
+
+    vcpu: int
+    cpu: int
+    segment: str
+    segment_bytes: int
+    memory: str
+    memory_bytes: int
+    exit_semaphore: str
+    entry_semaphore: str
+    design: Design
+    cpuid: PmuCpuid
+
+
+def stats_message(stats: HostStats) -> VcpuStats:
+    """Statistics in the form that crosses to the guest."""
+    counts = stats.pmi
+    return VcpuStats(
+        exits={reason: count for reason, count in enumerate(stats.exits) if count},
+        accesses=[
+            (key >> 32, key & 0xFFFF_FFFF, count) for key, count in sorted(stats.accesses.items())
+        ],
+        tallies=[list(tally) for tally in stats.tallies],
+        exits_by=list(stats.exits_by),
+        pmi={name: getattr(counts, name) for name in counts.__slots__},
+        undelivered=stats.undelivered,
+    )
+
+
+def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
+    """Serve one vCPU until ended. Sends True when ready, then statistics at each STOP."""
+    segment = Segment.attach(boot.segment, boot.segment_bytes)
+    memory = Segment.attach(boot.memory, boot.memory_bytes)
+    exit_semaphore = attach_semaphore(boot.exit_semaphore)
+    entry_semaphore = attach_semaphore(boot.entry_semaphore)
+    pin_to(boot.cpu)
+    slot = segment.words[boot.vcpu * SLOT_WORDS : (boot.vcpu + 1) * SLOT_WORDS]
+    vcpu = HostVcpu(slot, memory.words, boot.design, boot.cpuid)
+    serve, acquire, release = vcpu.serve, exit_semaphore.acquire, entry_semaphore.release
+    pipe.send(True)
+    while True:
+        acquire()
+        reason = serve()
+        if reason >= _FLOOR:
+            if vcpu.result is not None:
+                # Before the guest runs on, so that it is there when the guest asks for it.
+                pipe.send(stats_message(vcpu.result))
+                vcpu.result = None
+            elif reason == _FLOOR:
+                # A wrong number only hurts the guest that gave it: it waits for itself.
+                for _ in range(min(slot[exits.VALUE], _MAX_ROUND_TRIPS)):
+                    release()
+                    acquire()
+        release()

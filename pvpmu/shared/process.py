@@ -1,0 +1,107 @@
+"""What every command shares: one-line failures, argument types, and which CPUs to run on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from pvpmu.shared.errors import PvpmuError, ResourceError, UsageError
+
+PINS = ("same", "split", "none")
+
+
+class _Terminated(Exception):  # noqa: N818 (a request, not an error)
+    """SIGTERM arrived."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise :class:`UsageError`."""
+        raise UsageError(message)
+
+
+def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] | None) -> int:
+    """Run a command's body; returns its exit status and prints a failure as one line."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except PvpmuError as error:
+        _say(f"{name}: error: {error}")
+        return error.status
+    except KeyboardInterrupt:
+        _say(f"{name}: interrupted")
+        return 128 + signal.SIGINT
+    except _Terminated:
+        _say(f"{name}: terminated")
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        # The reader of our output has gone: not worth a line, and there is nowhere to write it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def at_least_one(text: str) -> int:
+    """Argument type: an integer from 1 on."""
+    value = _integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Argument type: seconds, not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} s is outside 0..inf")
+    return value
+
+
+def place(pin: str, vcpus: int) -> list[tuple[int, int]]:
+    """(host CPU, guest CPU) for each vCPU; -1 where a worker is not pinned.
+
+    Raises :class:`ResourceError` when ``split`` finds a single CPU.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    if pin == "none":
+        return [(-1, -1)] * vcpus
+    if pin == "split" and len(cpus) < 2:
+        raise ResourceError("--pin split needs 2 CPUs, this process may use 1")
+    shift = 1 if pin == "split" else 0
+    return [(cpus[(i + shift) % len(cpus)], cpus[i % len(cpus)]) for i in range(vcpus)]
+
+
+def pin_to(cpu: int) -> None:
+    """Run this process on one CPU; -1 leaves it as it is. Raises :class:`ResourceError`."""
+    if cpu < 0:
+        return
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        raise ResourceError(f"cannot run on CPU {cpu}: {error.strerror}") from None
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(" ".join(line.splitlines()), file=sys.stderr, flush=True)

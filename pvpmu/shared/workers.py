@@ -1,0 +1,148 @@
+"""Worker processes: one per vCPU and side, started by a main process that they never outlive.
+
+A worker is ``python -m pvpmu.shared.workers MODULE:FUNCTION``: nothing of the caller's own main
+module runs in it, so that any script can start some.
+
+**Invariants**: a worker ends when its main process does, however that one ends; a worker owns no
+name in ``/dev/shm``, so that ending it at any instant leaks nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, NoReturn
+
+from pvpmu.shared.errors import PeerError, PvpmuError, ResourceError
+
+_STOP_TIMEOUT_S = 5
+_START_TIMEOUT_S = 60
+
+Body = Callable[["Connection[Any, Any]", Any], None]
+"""A worker's body: gets the pipe to its main process and what it was given to start with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a worker sends instead of a result: an error of ours, to be raised in the main."""
+
+    error: PvpmuError
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process and the pipe to it. ``label`` names it in errors."""
+
+    label: str
+    process: subprocess.Popen[bytes]
+    pipe: Connection[Any, Any]
+
+    def receive(self) -> Any:
+        """Next message; raises what the worker raised, or :class:`PeerError` if it has ended."""
+        try:
+            message = self.pipe.recv()
+        except (EOFError, OSError):
+            self._raise_ended()
+        if isinstance(message, Failure):
+            raise message.error
+        return message
+
+    def send(self, message: object) -> None:
+        """Send one message; raises :class:`PeerError` if the worker has ended."""
+        try:
+            self.pipe.send(message)
+        except OSError:
+            self._raise_ended()
+
+    def _raise_ended(self) -> NoReturn:
+        code: object = "unknown"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(_STOP_TIMEOUT_S)
+        raise PeerError(f"{self.label} ended, exit status {code}")
+
+
+@contextlib.contextmanager
+def workers(side: str, body: str, boots: Sequence[object]) -> Iterator[list[Worker]]:
+    """Start a worker per entry of ``boots``, which it is given; end them all on leaving.
+
+    ``body``: "MODULE:FUNCTION", a :data:`Body` that sends one message as soon as it is ready.
+    Raises what a worker raises before that.
+    """
+    started: list[Worker] = []
+    # Nobody writes to the lifeline: its write end closes when this process ends, however it does.
+    lifeline, held = os.pipe()
+    try:
+        for number, boot in enumerate(boots):
+            started.append(_start(f"the {side}'s worker of vCPU {number}", body, lifeline))
+            started[-1].send(boot)
+        for worker in started:
+            if not worker.pipe.poll(_START_TIMEOUT_S):
+                raise ResourceError(f"{worker.label} did not start within {_START_TIMEOUT_S} s")
+            worker.receive()
+        yield started
+    finally:
+        os.close(lifeline)
+        os.close(held)
+        for worker in started:
+            worker.process.terminate()
+        for worker in started:
+            try:
+                worker.process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.pipe.close()
+
+
+def _start(label: str, body: str, lifeline: int) -> Worker:
+    ours, theirs = Pipe()
+    handed = (theirs.fileno(), lifeline)
+    # The same packages as here, whatever the current folder holds.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        process = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
+            [sys.executable, "-P", "-m", __name__, body, *map(str, handed)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=handed,
+            env=environment,
+        )
+    except OSError as error:
+        ours.close()
+        raise ResourceError(f"{label} cannot start: {error.strerror}") from None
+    finally:
+        theirs.close()
+    return Worker(label, process, ours)
+
+
+def _worker_main(body: str, pipe_fd: str, lifeline: str) -> None:
+    # Ctrl-C reaches the whole foreground group; the main process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(int(lifeline),), daemon=True).start()
+    module, _, function = body.partition(":")
+    run: Body = getattr(importlib.import_module(module), function)
+    with Connection(int(pipe_fd)) as pipe:
+        try:
+            run(pipe, pipe.recv())
+        except PvpmuError as error:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send(Failure(error))
+        except (EOFError, BrokenPipeError):
+            return  # The main process has gone; its end is not this worker's news.
+
+
+def _end_with(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    # Through the import, so that what is pickled here is found under the module's own name.
+    importlib.import_module("pvpmu.shared.workers")._worker_main(*sys.argv[1:])  # noqa: SLF001
