@@ -59,7 +59,7 @@ class Vcpu:
     def __init__(
         self,
         slot: memoryview[int],
-        cross: Callable[[], None],
+        cross: Callable[[], object],
         *,
         skid: Cycles = 0,
         latency: Cycles = 0,

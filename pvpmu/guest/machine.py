@@ -30,7 +30,7 @@ class Machine:
     """
 
     slot: memoryview[int]
-    cross: Callable[[], None]
+    cross: Callable[[], object]
     memory: memoryview[int]
     page_address: int
     release: Callable[[], None] | None = None

@@ -5,7 +5,8 @@ and nowhere else; between two entries the only concurrency is an NMI, whose hand
 GLOBAL_CTRL as it found it.
 
 **Invariants**: at most one store per word and access; no read-modify-write crosses an NMI except
-OVF_CTRL's, which is a compare-exchange; GLOBAL_CTRL is stored before the hold is released.
+OVF_CTRL's and the release of a hold, which are compare-exchanges; GLOBAL_CTRL is stored before the
+hold is released.
 """
 
 from __future__ import annotations
@@ -203,9 +204,20 @@ class GuestPage:
         return write
 
     def _global_ctrl_write(self) -> Callable[[int], None]:
-        """live != 0: release the hold, then COMMIT (value in the exit). Else store, release."""
+        """live != 0: release the hold, then COMMIT (value in the exit). Else store, release.
+
+        The release is a compare-exchange: outside a hold, NMIs after the loads may freeze and
+        release again, and storing the count loaded before would look like a new hold.
+        """
         words, reserved = self.words, self.words[page.GLOBAL_CTRL_RESERVED]
         selectors = [(page.EVTSEL + i, 1 << i) for i in range(self._cpuid.gp)]
+        compare_exchange = compare_exchange_of(words)
+
+        def release() -> None:
+            released = words[page.RELEASE_SEQ]
+            frozen = words[page.FREEZE_SEQ]
+            if released != frozen:
+                compare_exchange(page.RELEASE_SEQ, released, frozen)
 
         def own_enables(value: int) -> bool:
             if fixed_enables(words[page.FIXED_CTR_CTRL]) & value >> FIXED_BASE:
@@ -216,11 +228,11 @@ class GuestPage:
             if value & reserved:
                 self._exit_write(msr.GLOBAL_CTRL, value)
             elif value and own_enables(value):
-                words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
+                release()
                 self._exit_write(msr.GLOBAL_CTRL, value)
             else:
                 words[_GLOBAL_CTRL] = value
-                words[page.RELEASE_SEQ] = words[page.FREEZE_SEQ]
+                release()
 
         return write
 

@@ -17,6 +17,7 @@ from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.units import MsrAddress
 
 _ACCESS = struct.Struct("<BQQ")
+_OP_CODE = {"rdmsr": 1, "wrmsr": 2, "rdpmc": 3}
 _PMU_EXITS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
 
 OPERATIONS = (
@@ -74,7 +75,7 @@ class Recorder:
             return
         self.accesses[op, address] += 1
         self._open[-1].accesses += 1
-        self._digest.update(_ACCESS.pack(ord(op[-1]), address, value))
+        self._digest.update(_ACCESS.pack(_OP_CODE[op], address, value))
 
     def begin(self) -> None:
         """An operation starts; a handler inside a tick counts as itself, not as the tick."""
@@ -88,7 +89,7 @@ class Recorder:
         total.accesses += done.accesses
         total.exits += done.exits
 
-    def crossing(self, slot: memoryview[int], cross: Callable[[], None]) -> Callable[[], None]:
+    def crossing(self, slot: memoryview[int], cross: Callable[[], object]) -> Callable[[], None]:
         """Wrap a vCPU's ``cross`` so that PMU exits are counted."""
 
         def counted() -> None:

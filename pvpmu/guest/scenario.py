@@ -13,7 +13,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import load_toml
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import BY_NAME, EVENTS, event_named
-from pvpmu.shared.units import Cycles, Ns
+from pvpmu.shared.units import NS_PER_S, Cycles, Ns
 
 _FOLDER = "scenarios"
 
@@ -85,7 +85,8 @@ class Scenario:
     ``duration_us``: guest clock of one run. ``hz``: timer ticks per second. ``cpu_hz``: cycles per
     second. ``switch_us``: the task is switched out and in again after every so long (0: never).
     ``mux_us``: rotation interval when events outnumber counters. ``gp``, ``fixed``, ``width``:
-    the guest's PMU.
+    the guest's PMU. ``reference``: the published measurement to print beside ours. ``notes``:
+    what a reader of the results must know.
     """
 
     name: str
@@ -103,13 +104,28 @@ class Scenario:
     workload: Rates | None = None
     script: ScriptCounts | None = None
     races: Races = field(default_factory=Races)
+    reference: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.workload is None) == (self.script is None):
             raise ValueError("exactly one of [workload] and [script] is needed")
-        for name in ("duration_us", "hz", "cpu_hz", "max_sample_rate", "mux_us"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        # A millisecond of phase needs a cycle, a tick a nanosecond.
+        for name, least in (
+            ("duration_us", 1),
+            ("hz", 1),
+            ("cpu_hz", 1000),
+            ("max_sample_rate", 1),
+            ("mux_us", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
+        if self.hz > NS_PER_S:
+            raise ValueError(f"hz {self.hz} must be at most {NS_PER_S}")
+        try:
+            _ = self.cpuid
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         if self.switch_us < 0:
             raise ValueError(f"switch_us {self.switch_us} must not be negative")
         if not self.events:

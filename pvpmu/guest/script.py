@@ -50,6 +50,13 @@ class ScriptCounts:
     stray: int
 
     def __post_init__(self) -> None:
+        if not self.overflows:
+            raise ValueError("overflows is empty: one number for each event is needed")
+        single = (self.ticks, self.sched_in, self.sched_out, self.coincident, self.stray)
+        if min(*single, *self.overflows) < 0:
+            raise ValueError("the numbers of a script must not be negative")
+        if self.coincident and len(self.overflows) < 2:
+            raise ValueError(f"coincident {self.coincident} needs at least two events")
         if self.stray > self.coincident:
             raise ValueError(f"stray {self.stray} exceeds coincident {self.coincident}")
         if not 0 <= self.sched_in - self.sched_out <= 1:

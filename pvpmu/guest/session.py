@@ -84,13 +84,18 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(
-    name: str, vcpus: int, *, wait_s: float, memory_bytes: int | None = None
+    name: str,
+    vcpus: int,
+    *,
+    wait_s: float,
+    memory_bytes: int | None = None,
+    host_lives: Callable[[], bool] | None = None,
 ) -> Iterator[Session]:
     """Join the VM called ``name`` with so many vCPUs; everything is removed on leaving.
 
-    Waits up to ``wait_s`` for the host. ``memory_bytes``: size of the guest's memory, as little
-    as its pages need by default. Raises :class:`UsageError` when that is too small,
-    :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
+    Waits up to ``wait_s`` for the host, or until ``host_lives`` says no. ``memory_bytes``: size
+    of the guest's memory, as little as its pages need by default. Raises :class:`UsageError` when
+    that is too small, :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
     """
     needed = memory_needed(vcpus)
     size = needed if memory_bytes is None else memory_bytes
@@ -102,7 +107,7 @@ def open_session(
     memory.cleanup()
     with contextlib.ExitStack() as stack:
         segment = stack.enter_context(Segment.create(memory.segment_name(name, "guest"), size))
-        channel = _connect(name, wait_s)
+        channel = _connect(name, wait_s, host_lives or (lambda: True))
         stack.callback(channel.close)
         channel.set_timeout(_ANSWER_TIMEOUT_S)
         channel.send(
@@ -133,12 +138,14 @@ def open_session(
         session.leave()
 
 
-def _connect(name: str, wait_s: float) -> Channel:
+def _connect(name: str, wait_s: float, host_lives: Callable[[], bool]) -> Channel:
     deadline = time.monotonic() + wait_s
     while True:
         channel = control.connect(name)
         if channel is not None:
             return channel
+        if not host_lives():
+            raise PeerError(f"the host of {name!r} ended before its guest came")
         if time.monotonic() >= deadline:
             raise PeerError(f"no host for {name!r} came within {wait_s:g} s")
         time.sleep(_RETRY_S)

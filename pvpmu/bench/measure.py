@@ -1,0 +1,183 @@
+"""Run designs side by side: who runs when, which passes, what is kept.
+
+Runs of different designs alternate, in an order that rotates from run to run, so that a slow
+minute of the machine hits them all alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from pvpmu.bench.totals import Totals
+from pvpmu.bench.vm import Vm, VmConfig, open_vm
+from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, ThroughputReport
+from pvpmu.guest.machine import RunJob, RunReport
+from pvpmu.guest.scenario import Scenario, run_seed
+from pvpmu.shared.design import Design
+from pvpmu.shared.errors import PeerError
+from pvpmu.shared.units import NS_PER_S, Ns
+
+_LATENCY_TURNS = 4
+_LATENCY_ROUNDS = 15
+_SCALING_ROUNDS = 3
+
+_T = TypeVar("_T")
+
+Progress = Callable[[float, str], None]
+"""Told the share of the whole that is done, 0 to 1, and what is being done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """What to measure. ``clock`` returns wall ns; ``pin``: see PINS."""
+
+    scenario: Scenario
+    designs: Sequence[Design]
+    transport: str
+    vcpus: int
+    runs: int
+    seed: int
+    pin: str
+    clock: Callable[[], Ns]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Exits per second of one vCPU and of two at once (sum), medians of several rounds."""
+
+    one: float
+    two: float
+
+
+@dataclass(slots=True)
+class Measured:
+    """Everything measured. ``latency`` and ``totals`` by design name."""
+
+    totals: dict[str, Totals] = field(default_factory=dict)
+    latency: dict[str, LatencyReport] = field(default_factory=dict)
+    scaling: Scaling | None = None
+
+
+class _Work:
+    """Counts steps done, for progress."""
+
+    def __init__(self, steps: int, progress: Progress) -> None:
+        self._steps = steps
+        self._done = 0
+        self._progress = progress
+
+    def run(self, vm: Vm, jobs: Sequence[object], kind: type[_T], label: str) -> list[_T]:
+        """One step: do jobs, check that the results are of ``kind``."""
+
+        def on_progress(share: float) -> None:
+            self._progress(min((self._done + share) / self._steps, 1.0), label)
+
+        on_progress(0.0)
+        results = vm.run(cast("Sequence[RunJob]", jobs), on_progress)
+        self._done += 1
+        if not all(isinstance(result, kind) for result in results):
+            raise PeerError(f"a worker returned something else than {kind.__name__}")
+        return cast("list[_T]", results)
+
+
+def measure(config: BenchConfig, progress: Progress) -> Measured:
+    """Measure every design; raises what a VM raises."""
+    measured = Measured()
+    with contextlib.ExitStack() as stack:
+        vms = {
+            design.name: stack.enter_context(
+                open_vm(
+                    VmConfig(
+                        name=f"bench-{os.getpid()}-{number}",
+                        design=design,
+                        vcpus=config.vcpus,
+                        cpuid=config.scenario.cpuid,
+                        pin=config.pin,
+                    ),
+                    config.transport,
+                )
+            )
+            for number, design in enumerate(config.designs)
+        }
+        scales = _scales(config)
+        steps = 2 * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
+        work = _Work(steps + (2 * _SCALING_ROUNDS if scales else 0), progress)
+        measured.totals = {name: Totals() for name in vms}
+        for run in range(config.runs):
+            for name in _rotated(list(vms), run):
+                _one_run(config, work, vms[name], measured.totals[name], run, name)
+        for turn in range(_LATENCY_TURNS):
+            for name in _rotated(list(vms), turn):
+                job = LatencyJob(config.clock, rounds=_LATENCY_ROUNDS)
+                (report,) = work.run(vms[name], [job], LatencyReport, f"{name}: accesses")
+                _merge(measured.latency, name, report)
+        if scales:
+            measured.scaling = _scaling(config, work)
+    progress(1.0, "done")
+    return measured
+
+
+def _one_run(config: BenchConfig, work: _Work, vm: Vm, totals: Totals, run: int, name: str) -> None:
+    seeds = [run_seed(config.seed, run, vcpu) for vcpu in range(config.vcpus)]
+    label = f"{name}: run {run + 1} of {config.runs}"
+    recorded = work.run(
+        vm,
+        [RunJob(config.scenario, seed, record=True) for seed in seeds],
+        RunReport,
+        f"{label}, counting",
+    )
+    for report, stats in zip(recorded, vm.stats().vcpus, strict=True):
+        totals.add_recorded(report, stats)
+    timed = work.run(
+        vm,
+        [RunJob(config.scenario, seed, clock=config.clock) for seed in seeds],
+        RunReport,
+        f"{label}, timing",
+    )
+    for report, twin in zip(timed, recorded, strict=True):
+        totals.add_timed(report, twin)
+
+
+def _scales(config: BenchConfig) -> bool:
+    """Whether two vCPUs on two CPUs can be compared with one."""
+    return (
+        config.transport == "process" and config.pin == "same" and len(os.sched_getaffinity(0)) > 1
+    )
+
+
+def _scaling(config: BenchConfig, work: _Work) -> Scaling:
+    design = config.designs[0]
+    vm_config = VmConfig(
+        name=f"bench-{os.getpid()}-scaling",
+        design=design,
+        vcpus=2,
+        cpuid=config.scenario.cpuid,
+        pin=config.pin,
+    )
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with open_vm(vm_config, config.transport) as vm:
+        for _ in range(_SCALING_ROUNDS):
+            for vcpus, found in rates.items():
+                jobs = [ThroughputJob(config.clock)] * vcpus
+                reports = work.run(vm, jobs, ThroughputReport, f"exits of {vcpus} vCPU")
+                found.append(sum(report.exits * NS_PER_S / report.ns for report in reports))
+    return Scaling(statistics.median(rates[1]), statistics.median(rates[2]))
+
+
+def _merge(reports: dict[str, LatencyReport], name: str, report: LatencyReport) -> None:
+    known = reports.setdefault(name, LatencyReport())
+    known.plain |= report.plain
+    for group in ("floors", "page_read", "page_write", "exit"):
+        into: dict[str, list[float]] = getattr(known, group)
+        for access, batches in getattr(report, group).items():
+            into.setdefault(access, []).extend(batches)
+
+
+def _rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]

@@ -1,0 +1,286 @@
+"""Print a result document for people: one column per design, the published numbers beside them.
+
+Everything printed comes from the document, so that table and JSON cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from pvpmu.shared.histogram import QUANTILES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = dict[str, Any]
+Value = Callable[[Json], str]
+
+_MISSING = "-"
+_PLACES = (("handler", "in the handler"), ("delivery", "bringing PMIs"), ("other", "elsewhere"))
+
+
+def print_result(result: Json, console: Console) -> None:
+    """Print every section, then notes and checks."""
+    designs = result["designs"]
+    console.print(_title(result), highlight=False)
+    for title, rows in (
+        ("VM-exits", _exits(result)),
+        ("MSR accesses / exits", _registers(result)),
+        ("exits per operation", _rates()),
+        ("host perf work", _perf()),
+        ("PMIs and samples", _pmis(result)),
+        ("modelled ns per PMI (handler entry)", _models(result)),
+        ("wall clock", _wall()),
+    ):
+        console.print()
+        console.print(_section(title, list(rows), designs, result["reference"]))
+    console.print()
+    for line in (*_floors(result), *_notes(result), *_checks(result)):
+        console.print(line, highlight=False)
+
+
+Row = tuple[str, Value, str]
+"""Label, the cell of a design, the cell of the reference ("" where it has none)."""
+
+
+def _section(title: str, rows: list[Row], designs: list[Json], reference: Json | None) -> Table:
+    has_reference = reference is not None and any(published for _, _, published in rows)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True, min_width=38)
+    for design in designs:
+        table.add_column(design["name"], justify="right", no_wrap=True, min_width=12)
+    if reference is not None and has_reference:
+        table.add_column(reference["name"], justify="right", no_wrap=True)
+    for label, value, published in rows:
+        cells = [value(design) for design in designs]
+        if any(cell != _MISSING for cell in cells):
+            table.add_row(label, *cells, *([published] if has_reference else []))
+    return table
+
+
+def _exits(result: Json) -> Iterator[Row]:
+    reference = result["reference"] or {"exits": {}}
+    reasons = sorted({reason for design in result["designs"] for reason in design["exits"]})
+    for reason in reasons:
+        published = reference["exits"].get(reason)
+        yield reason, _at("exits", reason), _number(published)
+    yield "PMU exits (MSR and RDPMC)", _at("pmu_exits"), ""
+    yield "  with EXCEPTION_NMI", _at("pmu_exits_with_nmi"), ""
+
+
+def _registers(result: Json) -> Iterator[Row]:
+    reference = result["reference"]
+    rows = {(row["op"], row["name"]): row for design in result["designs"] for row in design["msr"]}
+    for op, name in rows:
+
+        def value(design: Json, key: tuple[str, str] = (op, name)) -> str:
+            for row in design["msr"]:
+                if (row["op"], row["name"]) == key:
+                    return f"{row['accesses']:,} / {row['exits']:,}"
+            return _MISSING
+
+        published = None
+        if reference is not None:
+            published = reference["exits" if op == "rdpmc" else op].get(name)
+        yield (f"{op} {name}" if op != "rdpmc" else name), value, _number(published)
+
+
+def _rates() -> Iterator[Row]:
+    for key, label in (
+        ("exits_per_pmi", "PMI with an overflow"),
+        ("exits_per_pmi_with_nmi", "  with EXCEPTION_NMI"),
+        ("exits_per_spurious", "spurious PMI"),
+        ("exits_per_tick", "timer tick"),
+        ("exits_per_sched_in", "sched-in"),
+        ("exits_per_sched_out", "sched-out"),
+        ("exits_per_rotation", "rotation"),
+    ):
+        yield label, _decimal(key), ""
+
+
+def _perf() -> Iterator[Row]:
+    for key, what in (
+        ("calls", "perf calls"),
+        ("context_locks", "context locks"),
+        ("placements", "hardware placements"),
+    ):
+        places = {place: (lambda d, k=key, p=place: _work(d, k, p)) for place, _ in _PLACES}
+        for place, where in _PLACES:
+            yield f"{what}, {where}", _whole(places[place]), ""
+        yield f"{what}, in all", _whole(*places.values()), ""
+        inside, outside = places["handler"], places["delivery"]
+        yield "  per PMI, inside the handler", _per_handler(inside), ""
+        yield "  per PMI, outside", _per_handler(outside), ""
+        yield "  per PMI, in all", _per_handler(inside, outside), ""
+    yield "calls that is_paused saves", _sum("perf_calls_redundant"), ""
+
+
+Count = Callable[[Json], int]
+
+
+def _work(design: Json, kind: str, place: str) -> int:
+    if kind == "calls":
+        return sum(design[f"perf_calls_{place}"].values())
+    return int(design[f"{kind}_by"][place])
+
+
+def _whole(*counts: Count) -> Value:
+    return lambda design: f"{sum(count(design) for count in counts):,}"
+
+
+def _per_handler(*counts: Count) -> Value:
+    def value(design: Json) -> str:
+        if not design["handlers"]:
+            return _MISSING
+        return f"{sum(count(design) for count in counts) / design['handlers']:.2f}"
+
+    return value
+
+
+def _pmis(result: Json) -> Iterator[Row]:
+    yield "handler entries", _at("handlers"), ""
+    yield "  acknowledged overflows (OVF_CTRL)", _at("acks"), ""
+    yield "  second status bits", _at("second_bits"), ""
+    kinds = ("raised", "delivered", "coalesced", "spurious", "late", "lost", "stray")
+    for kind in kinds:
+        yield f"PMIs {kind}", _at("pmi", kind), ""
+    yield "PMIs under way at the end", _at("pmi", "undelivered"), ""
+    yield "timer ticks", _at("ticks"), ""
+    yield "samples", _at("samples"), ""
+    yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""
+    yield "accesses digest", lambda d: str(d["access_digest"])[:12], ""
+    for event in result["designs"][0]["count_error"]:
+        yield f"count error, {event}", _at("count_error", event), ""
+    for event in result["designs"][0]["count_error"]:
+
+        def held(design: Json, event: str = event) -> str:
+            return f"{design['held_share'][event]:.4%}" if design["held"][event] else _MISSING
+
+        yield f"retired while held, {event}", held, ""
+
+
+def _models(result: Json) -> Iterator[Row]:
+    reference = result["reference"]
+    published = reference["handler_ns"] if reference is not None else {}
+    figures = " / ".join(f"{ns:,.1f}" for ns in published.values())
+    for key, label in (
+        ("handler_ns", "in the handler"),
+        ("outside_ns", "outside (bringing the PMI)"),
+        ("total_ns", "in all"),
+    ):
+
+        def interval(design: Json, key: str = key) -> str:
+            values = [model[key] for model in design["model"].values()]
+            low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+            return low if low == high else f"{low} .. {high}"
+
+        yield label, interval, figures if key == "handler_ns" else ""
+
+
+def _wall() -> Iterator[Row]:
+    keys = (*(name for name, _ in QUANTILES), "max")
+    for key in keys:
+        yield f"NMI handler, {key}, us", _us("handler_ns", key), ""
+    for path, what, shown in (
+        ("exit", "exit (rdmsr GLOBAL_STATUS)", keys),
+        ("page_read", "page rdmsr, plain words", keys),
+        ("page_write", "page wrmsr, plain words", keys),
+    ):
+        for key in shown:
+            yield f"{what}, {key}, us", _us("access_ns", path, key), ""
+    for key, what in (
+        ("exit_to_round_trip", "exit / bare round trip"),
+        ("plain_page_read_to_word", "page rdmsr / word read, plain"),
+        ("any_page_read_to_word", "page rdmsr / word read, slowest"),
+        ("plain_page_write_to_word", "page wrmsr / word write, plain"),
+        ("any_page_write_to_word", "page wrmsr / word write, slowest"),
+    ):
+        yield f"{what} (p50)", _ratio(key), ""
+
+
+def _us(*keys: str) -> Value:
+    def value(design: Json) -> str:
+        found: Any = design
+        for key in keys:
+            found = found[key] if found is not None else None
+        return _MISSING if found is None else f"{found / 1000:.2f}"
+
+    return value
+
+
+def _ratio(key: str) -> Value:
+    return lambda d: _MISSING if d["ratios"][key] is None else f"{d['ratios'][key]:.2f}"
+
+
+def _title(result: Json) -> str:
+    vcpus, runs = result["vcpus"], result["runs"]
+    return (
+        f"{result['scenario']}: {result['summary']}\n"
+        f"transport {result['transport']}"
+        + (f" (--pin {result['pin']})" if result["pin"] else "")
+        + f", {runs} run{'s' * (runs > 1)} on {vcpus} vCPU{'s' * (vcpus > 1)}"
+        + f" (numbers are sums over both), seed {result['seed']}"
+    )
+
+
+def _floors(result: Json) -> Iterator[str]:
+    floors = result["floors"]
+    trip = floors["round_trip_ns"]
+    bare = f"bare round trip {trip:,.0f} ns, " if trip is not None else ""
+    timers = ", ".join(f"{design['timer_ns']}" for design in result["designs"])
+    yield (
+        f"floors (p50): {bare}bare word read {floors['word_read_ns']:.1f} ns, "
+        f"bare word write {floors['word_write_ns']:.1f} ns"
+    )
+    yield (
+        "accesses: quantiles of batch means, loop cost subtracted; handlers: one by one, timer "
+        f"cost ({timers} ns) subtracted"
+    )
+    environment = result["environment"]
+    yield (
+        f"on {environment['cpu']}, {environment['cpus']} CPUs, Linux {environment['kernel']}, "
+        f"{environment['implementation']} {environment['python']}"
+    )
+    if result["scaling"] is not None:
+        scaling = result["scaling"]
+        yield (
+            f"exits per second: {scaling['exits_per_s_1']:,} on 1 vCPU, "
+            f"{scaling['exits_per_s_2']:,} on 2 ({scaling['ratio']:.2f} x)"
+        )
+
+
+def _notes(result: Json) -> Iterator[str]:
+    yield from (f"note: {note}" for note in result["notes"])
+    for name, summary in result["models"].items():
+        yield f"model {name}: {summary}"
+
+
+def _checks(result: Json) -> Iterator[str]:
+    for check in result["checks"]:
+        verdict = "ok" if check["ok"] else "FAILED"
+        yield f"check: {check['name']}: {verdict}"
+
+
+def _at(*keys: str) -> Value:
+    def value(design: Json) -> str:
+        found: Any = design
+        for key in keys:
+            found = found.get(key, 0)
+        return _number(found)
+
+    return value
+
+
+def _sum(key: str) -> Value:
+    return lambda design: f"{sum(design[key].values()):,}"
+
+
+def _decimal(key: str) -> Value:
+    return lambda design: _MISSING if design[key] is None else f"{design[key]:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"

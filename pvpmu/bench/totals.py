@@ -1,0 +1,139 @@
+"""Add up what one design did, over runs and vCPUs. Pure.
+
+**Invariants**: counts come from recorded passes, wall times from timed ones; both passes of a run
+must have done the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pvpmu.guest.machine import Recorded, RunReport
+from pvpmu.guest.recorder import OPERATIONS, OperationCounts
+from pvpmu.guest.runner import Counts
+from pvpmu.host.perf import TALLY_WORDS
+from pvpmu.host.vcpu import PLACES
+from pvpmu.shared.control import VcpuStats
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.histogram import Histogram
+from pvpmu.shared.units import Ns
+
+OP_OF = {
+    int(ExitReason.MSR_READ): "rdmsr",
+    int(ExitReason.MSR_WRITE): "wrmsr",
+    int(ExitReason.RDPMC): "rdpmc",
+}
+_GUEST_COUNTS = (
+    "handlers",
+    "acks",
+    "spurious",
+    "second_bits",
+    "ticks",
+    "sched_in",
+    "sched_out",
+    "rotations",
+    "samples",
+)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over runs and vCPUs.
+
+    ``guest``: the guest's own counts. ``accesses``, ``exits_guest``: by (op, address).
+    ``exits_host``: the same exits as the host counted them. ``exits``: by reason number.
+    ``error``: by event number, the sum of absolute errors. ``runs``: recorded runs (one for each
+    run and vCPU). ``unequal``: timed passes whose samples differed from the recorded ones.
+    """
+
+    guest: Counter[str] = field(default_factory=Counter)
+    operations: dict[str, OperationCounts] = field(
+        default_factory=lambda: {name: OperationCounts() for name in OPERATIONS}
+    )
+    accesses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    exits_guest: Counter[tuple[str, int]] = field(default_factory=Counter)
+    exits_host: Counter[tuple[str, int]] = field(default_factory=Counter)
+    exits: Counter[int] = field(default_factory=Counter)
+    tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
+    exits_by: list[int] = field(default_factory=lambda: [0] * len(PLACES))
+    pmi: Counter[str] = field(default_factory=Counter)
+    error: Counter[int] = field(default_factory=Counter)
+    held: Counter[int] = field(default_factory=Counter)
+    retired: Counter[int] = field(default_factory=Counter)
+    handler: Histogram = field(default_factory=Histogram)
+    timer_ns: Ns = 0
+    runs: int = 0
+    unequal: int = 0
+    page_registered: bool = False
+    _samples: list[str] = field(default_factory=list)
+    _sequence: list[str] = field(default_factory=list)
+
+    @property
+    def samples_digest(self) -> str:
+        """SHA-256 over the samples' digests of all runs and vCPUs in order, hex."""
+        return _combined(self._samples)
+
+    @property
+    def access_digest(self) -> str:
+        """SHA-256 over the access sequences' digests of all runs and vCPUs in order, hex."""
+        return _combined(self._sequence)
+
+    def add_recorded(self, report: RunReport, stats: VcpuStats) -> None:
+        """Add one recorded run on one vCPU, as the guest and as the host counted it."""
+        recorded = report.recorded
+        assert recorded is not None
+        self.runs += 1
+        self.page_registered = report.page_registered
+        self._add_guest(report.counts)
+        self._add_accesses(recorded)
+        self._add_host(stats)
+
+    def add_timed(self, report: RunReport, recorded: RunReport) -> None:
+        """Add one timed run on one vCPU; ``recorded`` is its twin."""
+        self.handler.merge(report.handler_ns)
+        self.timer_ns = max(self.timer_ns, report.timer_ns)
+        self.unequal += report.counts.samples_digest != recorded.counts.samples_digest
+
+    @property
+    def lost(self) -> int:
+        """PMIs raised, neither delivered nor coalesced, and not on their way at the end."""
+        pmi = self.pmi
+        came = pmi["raised"] + pmi["stray"]
+        return came - pmi["delivered"] - pmi["coalesced"] - pmi["undelivered"]
+
+    def _add_guest(self, counts: Counts) -> None:
+        for name in _GUEST_COUNTS:
+            self.guest[name] += getattr(counts, name)
+        for number, error in enumerate(counts.count_error):
+            self.error[number] += abs(error)
+        self.held.update(dict(enumerate(counts.held)))
+        self.retired.update(dict(enumerate(counts.retired)))
+        self._samples.append(counts.samples_digest)
+
+    def _add_accesses(self, recorded: Recorded) -> None:
+        self.accesses.update(recorded.accesses)
+        self.exits_guest.update(recorded.exits)
+        for name, done in recorded.operations.items():
+            total = self.operations[name]
+            total.count += done.count
+            total.accesses += done.accesses
+            total.exits += done.exits
+        self._sequence.append(recorded.digest)
+
+    def _add_host(self, stats: VcpuStats) -> None:
+        self.exits.update(stats.exits)
+        for reason, address, count in stats.accesses:
+            self.exits_host[OP_OF[reason], address] += count
+        for total, tally in zip(self.tallies, stats.tallies, strict=False):
+            for kind, count in enumerate(tally):
+                total[kind] += count
+        for index, exits in enumerate(stats.exits_by):
+            self.exits_by[index] += exits
+        self.pmi.update(stats.pmi)
+        self.pmi["undelivered"] += stats.undelivered
+
+
+def _combined(digests: list[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()

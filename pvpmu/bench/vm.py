@@ -1,0 +1,136 @@
+"""A VM to measure: real processes over shared memory, or everything inline in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pvpmu.guest.machine import Job, Machine
+from pvpmu.guest.session import OnProgress, Session, memory_needed, open_session
+from pvpmu.guest.worker import page_address
+from pvpmu.host.pmi import PmiCounts
+from pvpmu.host.vcpu import HostStats, HostVcpu
+from pvpmu.host.worker import stats_message
+from pvpmu.shared.control import Stats
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.errors import PeerError
+from pvpmu.shared.exits import SLOT_SIZE
+
+TRANSPORTS = ("process", "inline")
+_WAIT_S = 30.0
+_END_S = 10.0
+
+
+class Vm(Protocol):
+    """Does jobs on its vCPUs and reports the host's statistics."""
+
+    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]: ...
+
+    def stats(self) -> Stats: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmConfig:
+    """``name`` is the VM's in ``/dev/shm``; ``pin``: see PINS. Inline needs neither."""
+
+    name: str
+    design: Design
+    vcpus: int
+    cpuid: PmuCpuid
+    pin: str = "same"
+
+
+class InlineVm:
+    """Host and guest in this process: a VM-exit is a call, vCPUs run one after another."""
+
+    def __init__(self, config: VmConfig) -> None:
+        memory = memoryview(bytearray(memory_needed(config.vcpus))).cast("Q")
+        self._hosts: list[HostVcpu] = []
+        self._machines: list[Machine] = []
+        for vcpu in range(config.vcpus):
+            slot = memoryview(bytearray(SLOT_SIZE)).cast("Q")
+            host = HostVcpu(slot, memory, config.design, config.cpuid)
+            self._hosts.append(host)
+            self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
+
+    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]:
+        """Do one job on each of the first vCPUs; returns their results in order."""
+        results: list[object] = []
+        for done, (machine, job) in enumerate(zip(self._machines, jobs, strict=False)):
+
+            def progress(share: float, done: int = done) -> None:
+                if on_progress is not None:
+                    on_progress((done + share) / len(jobs))
+
+            results.append(job.do(machine, progress))
+        return results
+
+    def stats(self) -> Stats:
+        """Statistics of the last measured window."""
+        return Stats([stats_message(host.result or HostStats(PmiCounts())) for host in self._hosts])
+
+
+@contextlib.contextmanager
+def process_vm(config: VmConfig) -> Iterator[Session]:
+    """Start ``pvpmu-host`` and join it as its guest; both are gone on leaving.
+
+    Raises :class:`PeerError` with the host's own words when it ends early.
+    """
+    shape = config.cpuid
+    command = [sys.executable, "-P", "-m", "pvpmu.host.cli", "--quiet"]
+    command += ["--name", config.name, "--design", config.design.name, "--pin", config.pin]
+    command += ["--vcpus", str(config.vcpus), "--wait", f"{_WAIT_S:g}"]
+    command += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    host = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    try:
+        with open_session(
+            config.name,
+            config.vcpus,
+            wait_s=_WAIT_S,
+            host_lives=lambda: host.poll() is None,
+        ) as session:
+            yield session
+    except PeerError as error:
+        words = _last_words(host)
+        raise PeerError(words or str(error)) from None
+    finally:
+        _end(host)
+
+
+def _end(host: subprocess.Popen[str]) -> None:
+    """After Bye the host ends by itself; after a failure it sees the guest vanish."""
+    try:
+        host.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        host.kill()
+        host.wait()
+    if host.stderr is not None:
+        host.stderr.close()
+
+
+def _last_words(host: subprocess.Popen[str]) -> str:
+    try:
+        host.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        return ""
+    lines = host.stderr.read().splitlines() if host.stderr is not None else []
+    return lines[-1] if lines else ""
+
+
+@contextlib.contextmanager
+def open_vm(config: VmConfig, transport: str) -> Iterator[Vm]:
+    """A VM of either transport."""
+    if transport == "inline":
+        yield InlineVm(config)
+    else:
+        with process_vm(config) as session:
+            yield session

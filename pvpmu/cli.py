@@ -1,0 +1,169 @@
+"""``pvpmu``: bench and cleanup."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvpmu import __version__
+from pvpmu.bench.costs import cost_models
+from pvpmu.bench.document import document
+from pvpmu.bench.measure import BenchConfig, Progress, measure
+from pvpmu.bench.reference import load_reference
+from pvpmu.bench.vm import TRANSPORTS
+from pvpmu.guest.scenario import load_scenario, scenario_names
+from pvpmu.shared import memory
+from pvpmu.shared.design import design_named, design_names
+from pvpmu.shared.errors import ResourceError, UsageError
+from pvpmu.shared.process import PINS, CommandParser, at_least_one, run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
+_LEAST_WIDTH = 120
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command("pvpmu", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.command
+    return command(args)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="pvpmu", description="Design, measure and prove a paravirtual PMU.")
+    parser.add_argument("--version", action="version", version=f"pvpmu {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    bench = commands.add_parser(
+        "bench",
+        help="run designs side by side on one scenario and print the table",
+        description="Run designs side by side on one scenario, in one run, and print the table. "
+        "Exit status 1 when a check of the result fails.",
+    )
+    bench.set_defaults(command=_bench)
+    bench.add_argument(
+        "--scenario",
+        default="br_instr",
+        metavar="NAME|FILE",
+        help=f"one of {', '.join(scenario_names())}, or a TOML file (%(default)s)",
+    )
+    bench.add_argument(
+        "--design",
+        nargs="+",
+        default=list(_DEFAULT_DESIGNS),
+        metavar="NAME",
+        help=f"of {', '.join(design_names())} (default: {' '.join(_DEFAULT_DESIGNS)})",
+    )
+    bench.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="process",
+        help="host and guest as processes, or both inside this one (%(default)s)",
+    )
+    bench.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
+    bench.add_argument("--runs", type=at_least_one, default=1, metavar="N")
+    bench.add_argument("--seed", type=int, default=1, metavar="N", help="of programs (%(default)s)")
+    bench.add_argument(
+        "--pin",
+        choices=PINS,
+        default="same",
+        help="host and guest worker of a vCPU on the same CPU, on two, or anywhere (%(default)s)",
+    )
+    bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
+    cleanup = commands.add_parser(
+        "cleanup", help="remove shared memory and semaphores whose owners are dead"
+    )
+    cleanup.set_defaults(command=_cleanup)
+    return parser
+
+
+def _bench(args: argparse.Namespace) -> int:
+    # rich takes longer to import than a worker takes to start; only this command needs it.
+    from rich.console import Console  # noqa: PLC0415
+
+    from pvpmu.bench.table import print_result  # noqa: PLC0415
+
+    scenario = load_scenario(args.scenario)
+    scenario.configs(scenario.cpuid)
+    names = list(dict.fromkeys(args.design))
+    target = None if args.json is None or args.json == "-" else _writable(Path(args.json))
+    config = BenchConfig(
+        scenario=scenario,
+        designs=[design_named(name) for name in names],
+        transport=args.transport,
+        vcpus=args.vcpus,
+        runs=args.runs,
+        seed=args.seed,
+        pin=args.pin,
+        clock=time.perf_counter_ns,
+    )
+    reference = load_reference(scenario.reference)
+    with _progress(Console(stderr=True)) as progress:
+        measured = measure(config, progress)
+    result = document(config, measured, cost_models(), reference)
+    text = json.dumps(result, indent=2) + "\n"
+    if args.json == "-":
+        sys.stdout.write(text)
+    else:
+        if target is not None:
+            target.write_text(text, "utf-8")
+        # A long line is better than a cut number.
+        print_result(result, Console(width=max(Console().width, _LEAST_WIDTH)))
+    return 0 if all(check["ok"] for check in result["checks"]) else 1
+
+
+def _cleanup(_: argparse.Namespace) -> int:
+    removed, kept = memory.cleanup()
+    for name in removed:
+        print(f"removed {name}")
+    print(f"{len(removed)} removed, {len(kept)} in use by live owners")
+    return 0
+
+
+def _writable(path: Path) -> Path:
+    """Find out now, not after minutes of measuring, that a file cannot be written."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a file")
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """A live bar on a terminal, a line per step elsewhere."""
+    if not console.is_terminal:
+        last = ""
+
+        def line(_: float, label: str) -> None:
+            nonlocal last
+            if label != last:
+                last = label
+                console.print(f"pvpmu: {label}", highlight=False)
+
+        yield line
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task("starting hosts and guests", total=1.0)
+        yield lambda share, label: bar.update(task, completed=share, description=label)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
