@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 
-from pvpmu.host.perf import CALL_KINDS, REDUNDANT
-from pvpmu.host.vcpu import DELIVERY, HANDLER
 from pvpmu.shared.datafile import load_toml
+from pvpmu.shared.tally import DELIVERY, HANDLER, REDUNDANT, calls
 
 _FOLDER = "costs"
 
@@ -30,7 +29,7 @@ class CostModel:
     def cost(self, exits: int, tally: list[int]) -> float:
         """What so many exits and the calls of ``tally`` take, ns."""
         redundant = tally[REDUNDANT]
-        live = sum(tally[: len(CALL_KINDS)]) - redundant
+        live = calls(tally) - redundant
         return exits * self.exit_ns + live * self.call_ns + redundant * self.redundant_call_ns
 
     def per_pmi(

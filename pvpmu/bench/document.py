@@ -16,12 +16,11 @@ from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.latency import ROUND_TRIP, WORD_READ, WORD_WRITE, LatencyReport
-from pvpmu.host.perf import CALL_KINDS, LOCKS, PLACEMENTS, REDUNDANT
-from pvpmu.host.vcpu import PLACES
 from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import summarize
 from pvpmu.shared.registers import BY_ADDRESS
+from pvpmu.shared.tally import CALL_KINDS, LOCKS, PLACEMENTS, PLACES, REDUNDANT
 
 SCHEMA = "pvpmu-bench/1"
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pvpmu.guest.machine import Recorded, RunReport
 from pvpmu.guest.recorder import OPERATIONS, OperationCounts
 from pvpmu.guest.runner import Counts
-from pvpmu.host.perf import TALLY_WORDS
-from pvpmu.host.vcpu import PLACES
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
+from pvpmu.shared.tally import PLACES, TALLY_WORDS
 from pvpmu.shared.units import Ns
 
 OP_OF = {

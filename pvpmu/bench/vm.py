@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from pvpmu.guest.machine import Job, Machine
 from pvpmu.guest.session import OnProgress, Session, memory_needed, open_session
@@ -23,6 +23,7 @@ from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import SLOT_SIZE
 
 TRANSPORTS = ("process", "inline")
+_T = TypeVar("_T")
 _WAIT_S = 30.0
 _END_S = 10.0
 
@@ -30,7 +31,7 @@ _END_S = 10.0
 class Vm(Protocol):
     """Does jobs on its vCPUs and reports the host's statistics."""
 
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]: ...
+    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]: ...
 
     def stats(self) -> Stats: ...
 
@@ -39,10 +40,10 @@ class Vm(Protocol):
 class VmConfig:
     """``name`` is the VM's in ``/dev/shm``; ``pin``: see PINS. Inline needs neither."""
 
-    name: str
     design: Design
-    vcpus: int
     cpuid: PmuCpuid
+    vcpus: int = 1
+    name: str = field(default_factory=lambda: f"vm-{os.getpid()}")
     pin: str = "same"
 
 
@@ -59,9 +60,9 @@ class InlineVm:
             self._hosts.append(host)
             self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
 
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]:
+    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]:
         """Do one job on each of the first vCPUs; returns their results in order."""
-        results: list[object] = []
+        results: list[_T] = []
         for done, (machine, job) in enumerate(zip(self._machines, jobs, strict=False)):
 
             def progress(share: float, done: int = done) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.perf import Sample
 from pvpmu.guest.recorder import OperationCounts, Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
@@ -18,6 +19,7 @@ from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.units import Ns
 
 _TIMER_SAMPLES = 1001
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ class Progress(Protocol):
     def __call__(self, share: float, /) -> None: ...
 
 
-class Job(Protocol):
-    """Something a guest worker can do."""
+class Job(Protocol[T_co]):
+    """Something a guest worker can do; what it returns crosses a pipe."""
 
-    def do(self, machine: Machine, progress: Progress) -> object: ...
+    def do(self, machine: Machine, progress: Progress) -> T_co: ...
 
 
 @dataclass(slots=True)
@@ -74,11 +76,13 @@ class Recorded:
 class RunReport:
     """What one run on one vCPU gave.
 
-    ``handler_ns``: wall time of each NMI handler, less ``timer_ns``, what reading the clock costs.
+    ``samples``: the last ones, as many as the job asked for. ``handler_ns``: wall time of each
+    NMI handler, less ``timer_ns``, what reading the clock costs.
     """
 
     counts: Counts
     page_registered: bool
+    samples: list[Sample] = field(default_factory=list)
     recorded: Recorded | None = None
     handler_ns: Histogram = field(default_factory=Histogram)
     timer_ns: Ns = 0
@@ -88,13 +92,14 @@ class RunReport:
 class RunJob:
     """Run a scenario once. ``record``: count accesses (untimed); otherwise time the handler.
 
-    ``clock`` is only read when timing; it returns ns.
+    ``clock`` is only read when timing; it returns ns. ``sample_capacity``: samples to bring back.
     """
 
     scenario: Scenario
     seed: int
     record: bool = False
     clock: Callable[[], Ns] | None = None
+    sample_capacity: int = 0
 
     def do(self, machine: Machine, progress: Progress) -> RunReport:
         """Return a :class:`RunReport`; raises :class:`UsageError` for an unsupported event."""
@@ -105,6 +110,7 @@ class RunJob:
             progress=lambda now: progress(min(now / duration, 1.0)),
             around_handler=self._timing(report),
             recorder=recorder,
+            sample_capacity=self.sample_capacity,
         )
         run = GuestRun(
             machine.vcpu(self.scenario.races, recorder),
@@ -116,6 +122,7 @@ class RunJob:
         )
         report.counts = run.run()
         report.page_registered = run.page_registered
+        report.samples = list(run.core.samples.kept)
         if recorder is not None:
             report.recorded = Recorded(
                 dict(recorder.accesses),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.msr import MsrAccess
-from pvpmu.guest.perf import PerfCore, PerfEvent
+from pvpmu.guest.perf import PerfCore
 from pvpmu.guest.pmu import PmuDriver
 from pvpmu.guest.recorder import RecordedAccess, Recorder
 from pvpmu.guest.scenario import Scenario
@@ -25,8 +25,10 @@ _PROGRESS_TICKS = 50
 class Counts:
     """What the guest saw in the measured window, and afterwards.
 
-    ``count_error``: by event number, the final count less what was retired while its counter was
-    live and not held. ``held``: counts retired while the page held the counters, by event number.
+    ``count``, ``enabled_ns``, ``running_ns``: by event number, as perf stat reports them; a
+    multiplexed event's estimate is count * enabled / running. ``count_error``: by event number,
+    the count less what was retired while its counter was live and not held. ``held``: counts
+    retired while the page held the counters, by event number. ``retired``: by event kind.
     """
 
     handlers: int = 0
@@ -39,6 +41,9 @@ class Counts:
     rotations: int = 0
     samples: int = 0
     samples_digest: str = ""
+    count: list[int] = field(default_factory=list)
+    enabled_ns: list[Ns] = field(default_factory=list)
+    running_ns: list[Ns] = field(default_factory=list)
     count_error: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     retired: list[int] = field(default_factory=list)
@@ -123,9 +128,11 @@ class GuestRun:
         if self._recorder is not None:
             self._recorder.closed = True
         self.core.sched_out(self._program.now)
+        counts.count = [event.hw.count for event in self.core.events]
+        counts.enabled_ns = [event.enabled_ns for event in self.core.events]
+        counts.running_ns = [event.running_ns for event in self.core.events]
         counts.count_error = [
-            event.hw.count - truth
-            for event, truth in zip(self.core.events, self._truth, strict=True)
+            count - truth for count, truth in zip(counts.count, self._truth, strict=True)
         ]
         counts.held = self._held
         counts.retired = self._retired
@@ -243,10 +250,3 @@ class GuestRun:
         for number, event in enumerate(self.core.events):
             if event.hw.active:
                 into[number] += counts[event.config.event.kind]
-
-
-def multiplexed_estimate(event: PerfEvent) -> int:
-    """The count scaled by enabled over running time, as perf reports multiplexed events."""
-    if not event.running_ns:
-        return 0
-    return event.hw.count * event.enabled_ns // event.running_ns

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
+from typing import TypeVar
 
 from pvpmu.guest.machine import Job
 from pvpmu.guest.worker import GuestBoot, JobProgress, JobResult
@@ -18,6 +19,8 @@ from pvpmu.shared.workers import Worker, workers
 
 _RETRY_S = 0.02
 _ANSWER_TIMEOUT_S = 90.0
+
+_T = TypeVar("_T")
 
 OnProgress = Callable[[float], None]
 """Told the share of the jobs that is done, 0 to 1."""
@@ -42,7 +45,7 @@ class Session:
         """Number of vCPUs."""
         return len(self._workers)
 
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> list[object]:
+    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]:
         """Do one job on each of the first vCPUs, all at once; returns their results in order.
 
         Raises what a job raises, or :class:`PeerError` when the host or a worker ends.
@@ -50,7 +53,7 @@ class Session:
         active = self._workers[: len(jobs)]
         for worker, job in zip(active, jobs, strict=True):
             worker.send(job)
-        results: dict[int, object] = {}
+        results: dict[int, _T] = {}
         shares = [0.0] * len(jobs)
         while len(results) < len(jobs):
             for vcpu in self._ready(active):
@@ -60,7 +63,7 @@ class Session:
                     if on_progress is not None:
                         on_progress(sum(shares) / len(shares))
                 elif isinstance(message, JobResult):
-                    results[vcpu] = message.value
+                    results[vcpu] = message.value  # what Job[_T].do returned in our own worker
         return [results[vcpu] for vcpu in range(len(jobs))]
 
     def stats(self) -> Stats:

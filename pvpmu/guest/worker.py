@@ -39,7 +39,7 @@ class JobProgress:
 class JobResult:
     """What the job returned."""
 
-    value: object
+    value: Any
 
 
 def page_address(vcpu: int) -> int:
@@ -71,6 +71,6 @@ def run_vcpu(pipe: Connection[Any, Any], boot: GuestBoot) -> None:
     )
     pipe.send(True)
     while True:
-        job: Job = pipe.recv()
+        job: Job[object] = pipe.recv()
         result = job.do(machine, lambda share: pipe.send(JobProgress(share)))
         pipe.send(JobResult(result))

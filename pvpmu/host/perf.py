@@ -15,14 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvpmu.host.hardware import Counter, PhysicalPmu
-
-PAUSE, READ_VALUE, PERIOD, ENABLE, DISABLE, RELEASE, CREATE = range(7)
-CALL_KINDS = ("pause", "read_value", "period", "enable", "disable", "release", "create")
-LOCKS = 7
-PLACEMENTS = 8
-REDUNDANT = 9
-"""Calls on a counter that is paused already: the ones that ``is_paused`` saves."""
-TALLY_WORDS = 10
+from pvpmu.shared.tally import (
+    CREATE,
+    DISABLE,
+    ENABLE,
+    LOCKS,
+    PAUSE,
+    PERIOD,
+    PLACEMENTS,
+    READ_VALUE,
+    RELEASE,
+    TALLY_WORDS,
+)
 
 _MAX_PERIOD = 1 << 63
 

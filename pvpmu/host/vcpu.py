@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pvpmu.host.hardware import PhysicalPmu
-from pvpmu.host.perf import TALLY_WORDS, PerfContext
+from pvpmu.host.perf import PerfContext
 from pvpmu.host.pmi import (
     REQUEST_NMI,
     REQUEST_PMI,
@@ -28,6 +28,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.tally import DELIVERY, HANDLER, OTHER, PLACES, TALLY_WORDS
 
 # Plain ints: comparing with an IntEnum member costs more than the rest of a short exit.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
@@ -36,11 +37,6 @@ _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
-
-HANDLER, DELIVERY, OTHER = range(3)
-PLACES = ("handler", "delivery", "other")
-"""Where the host worked: for an exit with NMIs blocked (the guest is inside its handler), for the
-exits that bring a PMI (EXCEPTION_NMI, NMI_WINDOW), or for anything else."""
 
 
 @dataclass(slots=True)
@@ -142,6 +138,9 @@ class HostVcpu:
 
     def _measure(self, reason: int) -> None:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
+        request = self._slot[exits.REQUEST]
+        if request & (exits.RETIRED_USER | exits.RETIRED_KERNEL):
+            self._retire(request, in_guest=False)
         self._slot[exits.REPLY] = 0
         if reason != ExitReason.CONTROL:
             return

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pvpmu.host.perf import REDUNDANT, Attr, PerfContext, PerfEvent
+from pvpmu.host.perf import Attr, PerfContext, PerfEvent
 from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import (
@@ -31,6 +31,7 @@ from pvpmu.shared.cpuid import (
 from pvpmu.shared.events import BY_SELECTOR, FIXED_KIND
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.registers import BY_ADDRESS, Role
+from pvpmu.shared.tally import REDUNDANT
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
 _SELECTOR = 0xFFFF

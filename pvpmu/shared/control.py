@@ -24,6 +24,7 @@ import msgpack
 import msgspec
 
 from pvpmu.shared.errors import PeerError, RefusedError
+from pvpmu.shared.tally import calls
 
 CONTROL_VERSION = 1
 _MAX_MESSAGE = 1 << 18
@@ -88,7 +89,7 @@ class VcpuStats:
     """One vCPU's counts between START and STOP.
 
     ``exits``: by VMX reason number. ``accesses``: [reason, MSR address or RDPMC index, exits].
-    ``tallies`` and ``exits_by``: by place (handler, delivery, other), as ``host.vcpu.PLACES``.
+    ``tallies`` and ``exits_by``: by place; see :mod:`pvpmu.shared.tally`.
     ``pmi``: raised, delivered, coalesced, late, stray, extra_loops; ``undelivered`` at STOP.
     """
 
@@ -103,6 +104,11 @@ class VcpuStats:
     def empty(cls) -> VcpuStats:
         """No counts: nothing was measured."""
         return cls({}, [], [], [], {}, 0)
+
+    @property
+    def perf_calls(self) -> int:
+        """Host perf calls in all places."""
+        return sum(calls(tally) for tally in self.tallies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,8 @@ class Channel:
         """Send one message; raises :class:`PeerError` when the other side has gone."""
         try:
             self._sock.send(encode(message))
+        except TimeoutError:
+            raise PeerError(f"not taken within {self._sock.gettimeout()} s") from None
         except OSError as error:
             raise PeerError(f"the other side has gone: {error.strerror}") from None
 

@@ -1,0 +1,36 @@
+# make demo   install into .venv, then run the main job with all designs
+# make test   install, then every check and every test
+# make check  what every commit passes: format, lint, types
+# make bench  the full measurement, ten runs as in the 2021 mail
+# make clean  remove what the above made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 2
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json
+
+clean:
+	rm -rf $(VENV) build dist bench.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"pvpmu needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,146 @@
+"""``pvpmu-guest``: run a scenario as the guest of a running ``pvpmu-host``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from pvpmu.guest.machine import RunJob, RunReport
+from pvpmu.guest.scenario import Scenario, load_scenario, run_seed, scenario_names
+from pvpmu.guest.session import Session, open_session
+from pvpmu.shared.control import Stats
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.memory import checked_vm_name
+from pvpmu.shared.process import CommandParser, at_least_one, run_command, seconds
+
+_DEFAULT_WAIT_S = 60.0
+SCHEMA = "pvpmu-guest/1"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command("pvpmu-guest", _run, argv)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="pvpmu-guest",
+        description="Run a scenario on a VM served by pvpmu-host; either may be started first.",
+    )
+    parser.add_argument(
+        "--name", default="vm0", help="VM name, as given to pvpmu-host (%(default)s)"
+    )
+    parser.add_argument(
+        "--scenario",
+        default="br_instr",
+        metavar="NAME|FILE",
+        help=f"one of {', '.join(scenario_names())}, or a TOML file (%(default)s)",
+    )
+    parser.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
+    parser.add_argument("--runs", type=at_least_one, default=1, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the program")
+    parser.add_argument(
+        "--memory",
+        type=at_least_one,
+        default=None,
+        metavar="BYTES",
+        help="size of the guest's memory (default: one page per vCPU)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=_DEFAULT_WAIT_S,
+        metavar="S",
+        help="how long to wait for the host (%(default)g s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _run(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
+    scenario = load_scenario(args.scenario)
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "scenario": scenario.name,
+        "seed": args.seed,
+        "runs": [],
+    }
+    with open_session(
+        checked_vm_name(args.name), args.vcpus, wait_s=args.wait, memory_bytes=args.memory
+    ) as session:
+        result["design"] = session.design
+        for run in range(args.runs):
+            for vcpu, entry in enumerate(_one_run(session, scenario, args.seed, run)):
+                result["runs"].append({"run": run, "vcpu": vcpu, **entry})
+                if not args.json:
+                    _print_run(result["runs"][-1])
+    if args.json:
+        print(json.dumps(result, indent=2))
+    return 0
+
+
+def _one_run(session: Session, scenario: Scenario, seed: int, run: int) -> list[dict[str, Any]]:
+    jobs = [
+        RunJob(scenario, run_seed(seed, run, vcpu), clock=time.perf_counter_ns)
+        for vcpu in range(session.vcpus)
+    ]
+    reports = session.run(jobs)
+    stats = session.stats()
+    return [_entry(scenario, report, stats, vcpu) for vcpu, report in enumerate(reports)]
+
+
+def _entry(scenario: Scenario, report: RunReport, stats: Stats, vcpu: int) -> dict[str, Any]:
+    host, counts = stats.vcpus[vcpu], report.counts
+    exits = Counter({ExitReason(reason).name: count for reason, count in host.exits.items()})
+    return {
+        "page_registered": report.page_registered,
+        "samples": counts.samples,
+        "samples_digest": counts.samples_digest,
+        "handlers": counts.handlers,
+        "spurious": counts.spurious,
+        "ticks": counts.ticks,
+        "events": [
+            {
+                "name": event.name,
+                "count": counts.count[number],
+                "count_error": counts.count_error[number],
+                "enabled_ns": counts.enabled_ns[number],
+                "running_ns": counts.running_ns[number],
+            }
+            for number, event in enumerate(scenario.events)
+        ],
+        "exits": dict(exits),
+        "perf_calls": host.perf_calls,
+        "handler_ns": report.handler_ns.summary(),
+    }
+
+
+def _print_run(entry: dict[str, Any]) -> None:
+    exits = ", ".join(f"{count:,} {reason}" for reason, count in entry["exits"].items())
+    page = "page registered" if entry["page_registered"] else "no page: every access exits"
+    print(f"run {entry['run']}, vCPU {entry['vcpu']} ({page})")
+    print(f"  {entry['samples']:,} samples in {entry['handlers']:,} PMIs, {entry['ticks']:,} ticks")
+    print(f"  exits: {exits}")
+    print(f"  host perf calls: {entry['perf_calls']:,}")
+    print(f"  NMI handler: p50 {entry['handler_ns']['p50'] / 1000:.1f} us of wall time")
+    for event in entry["events"]:
+        print(f"  {event['count']:>15,}  {event['name']} ({_quality(event)})")
+
+
+def _quality(event: dict[str, Any]) -> str:
+    error = f"error {event['count_error']:,}"
+    if event["running_ns"] == event["enabled_ns"]:
+        return error
+    if not event["running_ns"]:
+        return f"{error}, never on a counter"
+    estimate = event["count"] * event["enabled_ns"] // event["running_ns"]
+    share = event["running_ns"] / event["enabled_ns"]
+    return f"{error}, counted {share:.1%} of the time, estimate {estimate:,}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
