@@ -20,7 +20,7 @@ from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
-from pvpmu.shared.errors import ResourceError, UsageError
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import PINS, CommandParser, at_least_one, run_command
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _writable(path: Path) -> Path:
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return path
 
 

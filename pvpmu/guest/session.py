@@ -104,11 +104,13 @@ def open_session(
     size = needed if memory_bytes is None else memory_bytes
     if size < needed:
         raise UsageError(
-            f"guest memory of {size} bytes, expected at least {needed} bytes for {vcpus} pages of "
-            f"{PAGE_SIZE} bytes"
+            f"guest memory of {size} bytes, expected at least {needed} bytes: {PAGE_SIZE} for the "
+            f"page of each of {vcpus} vCPU"
         )
     memory.cleanup()
     with contextlib.ExitStack() as stack:
+        # Last of all: a host that was killed meanwhile leaves names behind.
+        stack.callback(memory.cleanup)
         segment = stack.enter_context(Segment.create(memory.segment_name(name, "guest"), size))
         channel = _connect(name, wait_s, host_lives or (lambda: True))
         stack.callback(channel.close)

@@ -45,6 +45,8 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
     memory.cleanup()
     cpus = place(config.pin, config.vcpus)
     with contextlib.ExitStack() as stack:
+        # Last of all: a guest that was killed meanwhile leaves its memory behind.
+        stack.callback(memory.cleanup)
         # The socket comes first: it can have one owner only, so that two hosts starting at once
         # cannot both think that the name is theirs.
         listener = stack.enter_context(_listen(config.name))

@@ -78,9 +78,7 @@ def _line_of(text: str, path: str) -> int:
     for step in _STEP.finditer(path):
         key, index = step["key"], step["index"]
         if key is not None:
-            setting = re.compile(
-                rf"^\s*(?:\[\[?\s*(?:[\w-]+\.)*)?\"?{re.escape(key)}\"?\s*[=.\]]"
-            )
+            setting = re.compile(rf"^\s*(?:\[\[?\s*(?:[\w-]+\.)*)?\"?{re.escape(key)}\"?\s*[=.\]]")
             hits = [n for n in range(at, len(lines)) if setting.match(lines[n])]
             if not hits:
                 break

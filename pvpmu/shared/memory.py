@@ -103,6 +103,13 @@ class Segment:
                 _remove(name)
             except OSError as error:
                 raise ResourceError(f"{name}: cannot make {size} bytes: {error}") from None
+        try:
+            with (_SHM / name).open("r+b") as file:
+                # Pages that cannot be had must fail here, not as SIGBUS at the first store.
+                os.posix_fallocate(file.fileno(), 0, HEADER_SIZE + size)
+        except OSError as error:
+            segment.close()
+            raise ResourceError(f"{name}: cannot make {size} bytes: {error.strerror}") from None
         segment.header[_VERSION] = SEGMENT_VERSION
         segment.header[_PID] = os.getpid()
         segment.header[_START] = _start_time(os.getpid()) or 0
@@ -144,7 +151,8 @@ class Segment:
         with contextlib.suppress(BufferError):
             self._shm.close()
         if self._owned:
-            _unlink(self._shm)
+            # Not through SharedMemory.unlink(), which tells the resource tracker.
+            _remove(self.name)
             self._owned = False
 
     def __enter__(self) -> Segment:
@@ -222,14 +230,6 @@ def _open(name: str, *, create: bool, size: int) -> shared_memory.SharedMemory:
     # Before 3.13 (bpo-38119) attaching registers too, and the first process to exit unlinks.
     resource_tracker.unregister(f"/{name}", "shared_memory")
     return shm
-
-
-def _unlink(shm: shared_memory.SharedMemory) -> None:
-    if sys.version_info < (3, 13):
-        # unlink() unregisters, so the tracker must know the name again.
-        resource_tracker.register(f"/{shm.name}", "shared_memory")
-    with contextlib.suppress(FileNotFoundError):
-        shm.unlink()
 
 
 def _remove(name: str) -> bool:

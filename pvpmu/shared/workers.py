@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -128,14 +129,23 @@ def _worker_main(body: str, pipe_fd: str, lifeline: str) -> None:
     threading.Thread(target=_end_with, args=(int(lifeline),), daemon=True).start()
     module, _, function = body.partition(":")
     run: Body = getattr(importlib.import_module(module), function)
-    with Connection(int(pipe_fd)) as pipe:
-        try:
-            run(pipe, pipe.recv())
-        except PvpmuError as error:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.send(Failure(error))
-        except (EOFError, BrokenPipeError):
-            return  # The main process has gone; its end is not this worker's news.
+    pipe: Connection[Any, Any] = Connection(int(pipe_fd))
+    try:
+        run(pipe, pipe.recv())
+    except PvpmuError as error:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(Failure(error))
+        _leave()
+    except (EOFError, BrokenPipeError):
+        _leave()  # The main process has gone; its end is not this worker's news.
+    except BaseException:  # noqa: BLE001 (a defect: shown, then the end)
+        traceback.print_exc()
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End here, within the failure: its frames hold windows into memory that is mapped."""
+    os._exit(1)
 
 
 def _end_with(lifeline: int) -> None:

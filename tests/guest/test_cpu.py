@@ -1,0 +1,305 @@
+"""The guest's vCPU: exits, injected NMIs, retired counts, registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.workload import RATE_ONE, Phase, Workload
+from pvpmu.shared import exits, page
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.events import BRANCHES, CYCLES, KINDS
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
+from pvpmu.shared.page import PAGE_SIZE
+
+USER, KERNEL = exits.RETIRED_USER, exits.RETIRED_KERNEL
+
+
+class FakeHost:
+    """Answers exits from a list of replies (0 when it is empty); logs every request."""
+
+    def __init__(self, **times: int) -> None:
+        self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
+        self.replies: list[int] = []
+        self.requests: list[int] = []
+        self.retired: list[tuple[list[int], list[int]]] = []
+        self.answer: Callable[[], None] = lambda: None
+        self.vcpu = Vcpu(self.slot, self._cross, **times)
+
+    def _cross(self) -> None:
+        slot = self.slot
+        self.requests.append(slot[exits.REQUEST])
+        user = slot[exits.RETIRED_USER_AT : exits.RETIRED_USER_AT + KINDS].tolist()
+        kernel = slot[exits.RETIRED_KERNEL_AT : exits.RETIRED_KERNEL_AT + KINDS].tolist()
+        self.retired.append((user, kernel))
+        slot[exits.REPLY] = self.replies.pop(0) if self.replies else 0
+        self.answer()
+
+    def live(self, *entries: tuple[int, int, int]) -> None:
+        """Publish live counters: (kind, modes, distance)."""
+        slot = self.slot
+        for number, (kind, modes, distance) in enumerate(entries):
+            slot[exits.LIVE_AT + 2 * number] = kind | modes << exits.LIVE_MODE_SHIFT
+            slot[exits.LIVE_AT + 2 * number + 1] = distance
+        slot[exits.LIVE_COUNT] = len(entries)
+        slot[exits.LIVE_VERSION] += 1
+
+    def reasons(self) -> list[int]:
+        """The requests so far without their flags."""
+        return [request & exits.REASON_MASK for request in self.requests]
+
+
+def _program(branches: int = RATE_ONE // 2, cycles: int = 10_000) -> Workload:
+    rates = [RATE_ONE] + [0] * (KINDS - 1)
+    rates[BRANCHES] = branches
+    return Workload([Phase(cycles, tuple(rates))], 1_000_000_000)
+
+
+def _counts(**kinds: int) -> list[int]:
+    counts = [0] * KINDS
+    counts[CYCLES] = kinds.get("cycles", 0)
+    counts[BRANCHES] = kinds.get("branches", 0)
+    return counts
+
+
+def test_an_exit_stores_its_request_and_returns_the_result() -> None:
+    host = FakeHost()
+    host.slot[exits.RESULT] = 77
+    assert host.vcpu.exit(ExitReason.MSR_READ, 0x38F, 5) == 77
+    assert host.requests == [31]
+    assert (host.slot[exits.ADDRESS], host.slot[exits.VALUE]) == (0x38F, 5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "op"),
+    [(ExitReason.MSR_READ, "rdmsr"), (ExitReason.MSR_WRITE, "wrmsr"), (ExitReason.RDPMC, "rdpmc")],
+)
+def test_a_fault_is_raised_where_the_access_was(reason: ExitReason, op: str) -> None:
+    host = FakeHost()
+    host.replies = [exits.FAULT_GP]
+    with pytest.raises(GeneralProtectionError) as caught:
+        host.vcpu.exit(reason, 0x123, 4)
+    assert (caught.value.op, caught.value.address, caught.value.value) == (op, 0x123, 4)
+
+
+def test_an_injected_nmi_runs_the_handler_with_nmis_blocked() -> None:
+    host = FakeHost()
+    host.replies = [exits.INJECT_NMI]
+    host.vcpu.on_nmi = lambda: host.vcpu.exit(ExitReason.MSR_READ, 0x38E) and None
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    host.vcpu.exit(ExitReason.MSR_READ, 0x38E)
+    assert host.requests == [0, 31 | exits.NMI_BLOCKED, 31]
+
+
+def test_the_result_survives_the_exits_of_the_handler() -> None:
+    host = FakeHost()
+    host.replies = [exits.INJECT_NMI]
+    results = [11, 22]
+
+    def answer() -> None:
+        host.slot[exits.RESULT] = results.pop(0)
+
+    host.answer = answer
+    host.vcpu.on_nmi = lambda: host.vcpu.exit(ExitReason.MSR_READ, 0x38E) and None
+    assert host.vcpu.exit(ExitReason.RDPMC, 0) == 11
+
+
+def test_a_wanted_nmi_window_exits_once_after_the_handler() -> None:
+    host = FakeHost()
+    host.replies = [exits.INJECT_NMI | exits.WANT_NMI_WINDOW]
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    assert host.requests == [0, 8]
+    host.vcpu.exit(ExitReason.MSR_READ, 1)
+    assert host.requests == [0, 8, 31]
+
+
+def test_a_window_wanted_during_the_handler_opens_after_it_and_may_inject() -> None:
+    host = FakeHost()
+    log: list[str] = []
+    host.replies = [exits.INJECT_NMI, exits.WANT_NMI_WINDOW, exits.INJECT_NMI]
+
+    def handler() -> None:
+        log.append("in")
+        host.vcpu.exit(ExitReason.MSR_READ, 0x38E)
+        log.append("out")
+
+    host.vcpu.on_nmi = handler
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    # NMIs never nest: the second handler starts after the first one has ended.
+    assert log == ["in", "out", "in", "out"]
+    assert host.reasons() == [0, 31, 8, 31]
+
+
+def test_every_exit_carries_what_was_retired_since_the_last_one() -> None:
+    host = FakeHost()
+    vcpu = host.vcpu
+    vcpu.retire(_counts(cycles=10, branches=3))
+    vcpu.retire(_counts(cycles=5))
+    vcpu.retire(_counts(cycles=7, branches=1), MODE_KERNEL)
+    vcpu.exit(ExitReason.MSR_READ, 1)
+    vcpu.exit(ExitReason.MSR_READ, 1)
+    assert host.requests == [31 | USER | KERNEL, 31]
+    assert host.retired[0] == (_counts(cycles=15, branches=3), _counts(cycles=7, branches=1))
+
+
+def test_what_is_retired_shortens_the_distances_of_its_mode() -> None:
+    host = FakeHost()
+    host.live((CYCLES, MODE_USER, 100), (CYCLES, MODE_KERNEL, 50), (BRANCHES, 3, 30))
+    assert host.vcpu.distances()[CYCLES] == 50
+    host.vcpu.retire(_counts(cycles=60, branches=4))
+    assert host.vcpu.distances() == _counts(cycles=40, branches=26)
+    host.vcpu.retire(_counts(branches=5), MODE_KERNEL)
+    assert host.vcpu.distances()[BRANCHES] == 21
+
+
+def test_the_program_runs_to_the_cycle_and_not_further() -> None:
+    host = FakeHost()
+    program = host.vcpu.program = _program(cycles=64)
+    host.vcpu.run_until(1000)
+    assert program.cycles == 1000
+    assert host.requests == []
+
+
+def test_the_nearest_overflow_stops_the_program_for_a_pmi() -> None:
+    host = FakeHost()
+    program = host.vcpu.program = _program()
+    host.live((CYCLES, 3, 500), (BRANCHES, 3, 100))
+    at: list[int] = []
+
+    def answer() -> None:
+        at.append(program.cycles)
+        host.live()
+
+    host.answer = answer
+    host.vcpu.run_until(1000)
+    # A branch every other cycle: the hundredth retires in cycle 200.
+    assert at == [200]
+    assert host.requests == [0 | USER]
+    assert host.retired[0][0] == _counts(cycles=200, branches=100)
+
+
+def test_skid_delays_the_pmi_by_its_cycles() -> None:
+    host = FakeHost(skid=30)
+    program = host.vcpu.program = _program()
+    host.live((CYCLES, 3, 500))
+    at: list[int] = []
+
+    def answer() -> None:
+        at.append(program.cycles)
+        host.live()
+
+    host.answer = answer
+    host.vcpu.run_until(1000)
+    assert at == [530]
+
+
+def test_a_counter_that_does_not_count_in_user_mode_does_not_stop_the_program() -> None:
+    host = FakeHost()
+    host.vcpu.program = _program()
+    host.live((CYCLES, MODE_KERNEL, 10))
+    host.vcpu.run_until(100)
+    assert host.requests == []
+
+
+def test_latency_and_tail_run_in_kernel_mode_around_the_handler() -> None:
+    host = FakeHost(latency=40, tail=25)
+    program = host.vcpu.program = _program()
+    cycles: list[int] = []
+    host.vcpu.on_nmi = lambda: cycles.append(program.cycles)
+    host.replies = [exits.INJECT_NMI]
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    assert cycles == [40]
+    assert program.cycles == 65
+    host.vcpu.exit(ExitReason.MSR_READ, 1)
+    assert host.requests[-1] == 31 | KERNEL
+    assert host.retired[-1][1][CYCLES] == 65
+
+
+def test_a_stray_pmi_is_flagged() -> None:
+    host = FakeHost()
+    host.vcpu.pmi_exit(stray=True)
+    host.vcpu.pmi_exit()
+    assert host.requests == [exits.STRAY_PMI, 0]
+
+
+# Registration ----------------------------------------------------------------------------------
+
+
+class FakeLeaves:
+    """A host that answers CPUID from a table and publishes a page when told to."""
+
+    def __init__(self, *, signature: bool, version: int = page.PAGE_VERSION, ready: bool) -> None:
+        self.host = FakeHost()
+        self.host.answer = self._answer
+        self.memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
+        self.ready = ready
+        self.registered: list[tuple[int, int]] = []
+        eax, ebx, ecx, edx = PmuCpuid(gp=4).encode()
+        self.leaves = {0xA: (eax, ebx, ecx, edx)}
+        if signature:
+            self.leaves[exits.LEAF_SIGNATURE] = (exits.LEAF_FEATURES, *exits.SIGNATURE)
+            self.leaves[exits.LEAF_FEATURES] = (version, 0xF02, 0x5056_5000, 4096)
+
+    def _answer(self) -> None:
+        slot = self.host.slot
+        reason = slot[exits.REQUEST] & exits.REASON_MASK
+        if reason == ExitReason.CPUID:
+            eax, ebx, ecx, edx = self.leaves.get(slot[exits.ADDRESS], (0, 0, 0, 0))
+            slot[exits.RESULT] = eax | ebx << 32
+            slot[exits.RESULT_HIGH] = ecx | edx << 32
+        elif reason == ExitReason.MSR_WRITE:
+            self.registered.append((slot[exits.ADDRESS], slot[exits.VALUE]))
+            if self.ready:
+                self.memory[PAGE_SIZE // 8 + page.VERSION] = page.PAGE_VERSION
+
+
+def _seam_traps(leaves: Any) -> bool:
+    before = len(leaves.host.requests)
+    leaves.host.vcpu.seam.rdmsr(0x38E)
+    return len(leaves.host.requests) > before
+
+
+def test_cpuid_gives_the_shape_of_the_pmu() -> None:
+    leaves = FakeLeaves(signature=False, ready=False)
+    assert leaves.host.vcpu.pmu_cpuid() == PmuCpuid(gp=4)
+
+
+def test_without_the_leaf_nothing_is_written_and_everything_traps() -> None:
+    leaves = FakeLeaves(signature=False, ready=True)
+    assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    assert leaves.registered == []
+    assert _seam_traps(leaves)
+
+
+def test_an_unknown_page_version_is_not_registered() -> None:
+    leaves = FakeLeaves(signature=True, version=page.PAGE_VERSION + 1, ready=True)
+    assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    assert leaves.registered == []
+    assert _seam_traps(leaves)
+
+
+def test_a_refused_page_leaves_everything_trapping() -> None:
+    leaves = FakeLeaves(signature=True, ready=False)
+    assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    assert len(leaves.registered) == 1
+    assert _seam_traps(leaves)
+
+
+def test_only_known_features_are_asked_for_with_the_address() -> None:
+    leaves = FakeLeaves(signature=True, ready=True)
+    assert leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    # Of the offered 0xf02 only FREEZE (bit 1) is known; bit 0 enables.
+    assert leaves.registered == [(0x5056_5000, PAGE_SIZE | 0b11)]
+    assert not _seam_traps(leaves)
+
+
+def test_unregistering_writes_zero_and_traps_again() -> None:
+    leaves = FakeLeaves(signature=True, ready=True)
+    leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    leaves.host.vcpu.unregister_page()
+    assert leaves.registered[-1] == (0x5056_5000, 0)
+    assert _seam_traps(leaves)

@@ -1,0 +1,56 @@
+"""Exit reasons and the slot."""
+
+import pytest
+
+from pvpmu.shared import exits
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.layout import LINE_BYTES, Owner
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("EXCEPTION_NMI", 0),
+        ("NMI_WINDOW", 8),
+        ("CPUID", 10),
+        ("HLT", 12),
+        ("RDPMC", 15),
+        ("MSR_READ", 31),
+        ("MSR_WRITE", 32),
+    ],
+)
+def test_exit_reasons_carry_vmx_numbers(name: str, number: int) -> None:
+    assert ExitReason[name] == number
+
+
+def test_reasons_of_our_own_stand_above_every_hardware_reason() -> None:
+    own = {ExitReason.FLOOR, ExitReason.CONTROL}
+    assert {reason for reason in ExitReason if reason >= 0x80} == own
+
+
+def test_request_flags_and_reply_flags_are_single_distinct_bits() -> None:
+    request = [exits.NMI_BLOCKED, exits.RETIRED_USER, exits.RETIRED_KERNEL, exits.STRAY_PMI]
+    reply = [exits.FAULT_GP, exits.INJECT_NMI, exits.WANT_NMI_WINDOW]
+    for flags in (request, reply):
+        assert all(flag.bit_count() == 1 for flag in flags)
+        assert len(set(flags)) == len(flags)
+    assert not any(flag & exits.REASON_MASK for flag in request)
+
+
+def test_no_cache_line_of_the_slot_has_two_owners() -> None:
+    owners: dict[int, set[Owner]] = {}
+    for field in exits.SLOT.fields:
+        for byte in range(field.offset, field.offset + field.size, 8):
+            owners.setdefault(byte // LINE_BYTES, set()).add(field.owner)
+    assert all(len(owner) == 1 for owner in owners.values())
+    assert exits.SLOT.used <= exits.SLOT_SIZE
+
+
+def test_the_live_entries_have_room_for_every_physical_counter() -> None:
+    (live,) = [field for field in exits.SLOT.fields if field.name == "live"]
+    assert live.count >= 2 * (8 + 3)
+
+
+def test_the_signature_spells_its_twelve_bytes() -> None:
+    text = b"".join(word.to_bytes(4, "little") for word in exits.SIGNATURE)
+    assert text == b"PVPMUPVPMUPV"

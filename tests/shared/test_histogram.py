@@ -1,0 +1,72 @@
+"""The latency histogram."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvpmu.shared.histogram import Histogram, summarize
+
+VALUES = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=200)
+EXACT = settings(deadline=None, derandomize=True, database=None)
+
+
+def filled(values: list[int]) -> Histogram:
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram
+
+
+@given(VALUES, st.floats(0.001, 1))
+@EXACT
+def test_a_quantile_is_within_one_percent_of_the_exact_one(values: list[int], share: float) -> None:
+    ordered = sorted(values)
+    exact = next(v for i, v in enumerate(ordered, 1) if i >= share * len(ordered))
+    assert abs(filled(values).quantile(share) - exact) <= exact / 100
+
+
+@given(VALUES, VALUES)
+@EXACT
+def test_merging_equals_recording_everything_in_one(first: list[int], second: list[int]) -> None:
+    merged = filled(first)
+    merged.merge(filled(second))
+    assert merged.summary() == filled(first + second).summary()
+
+
+def test_values_below_256_are_exact() -> None:
+    histogram = filled(list(range(256)))
+    assert [histogram.quantile((n + 1) / 256) for n in range(256)] == list(range(256))
+
+
+def test_a_summary_states_count_mean_quantiles_and_maximum() -> None:
+    summary = filled([10] * 50 + [20] * 49 + [200]).summary()
+    assert summary == {
+        "count": 100, "mean": 16.8, "p50": 10, "p90": 20, "p99": 20, "p999": 200, "max": 200,
+    }  # fmt: skip
+
+
+def test_an_empty_histogram_is_all_zero() -> None:
+    assert set(Histogram().summary().values()) == {0}
+    assert set(summarize([]).values()) == {0}
+
+
+def test_a_negative_value_counts_as_zero() -> None:
+    summary = filled([-5]).summary()
+    assert (summary["count"], summary["mean"], summary["max"]) == (1, 0, 0)
+
+
+def test_no_quantile_exceeds_the_maximum() -> None:
+    histogram = filled([1_000_001])
+    assert histogram.quantile(1) <= 1_000_001
+    assert histogram.quantile(0.5) == pytest.approx(1_000_001, rel=0.01)
+
+
+def test_memory_does_not_grow_with_what_is_recorded() -> None:
+    histogram = filled([1_000_000 + n % 1000 for n in range(20_000)])
+    assert len(histogram._counts) < 10
+
+
+def test_summarize_keeps_few_values_in_full() -> None:
+    assert summarize([3.5, 1.0, 2.0, 10.25]) == {
+        "count": 4, "mean": 4.2, "p50": 3.5, "p90": 10.2, "p99": 10.2, "p999": 10.2, "max": 10.2,
+    }  # fmt: skip

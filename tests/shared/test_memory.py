@@ -1,0 +1,299 @@
+"""Named segments and semaphores: owners, dead owners, cleanup."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from pvpmu.shared import memory
+from pvpmu.shared.errors import NameInUseError, PeerError, ResourceError, UsageError
+from pvpmu.shared.memory import (
+    HEADER_SIZE,
+    SEGMENT_HEADER,
+    Segment,
+    attach_semaphore,
+    checked_vm_name,
+    cleanup,
+    create_semaphore,
+    remove_semaphore,
+    segment_name,
+    semaphore_name,
+)
+
+SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
+READY, VERSION, PID, START = (field.index for field in SEGMENT_HEADER.fields)
+_numbers = count()
+
+
+@pytest.fixture
+def vm() -> Iterator[str]:
+    """A VM name of this test's own; whatever is left of it goes away."""
+    name = f"test-{os.getpid()}-{next(_numbers)}"
+    yield name
+    for path in SHM.iterdir():
+        if f".{name}." in path.name:
+            path.unlink()
+
+
+def left(vm: str) -> list[str]:
+    return sorted(path.name for path in SHM.iterdir() if f".{vm}." in path.name)
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """Run ``code`` in another interpreter to its end; returns what it wrote, stderr included."""
+    prelude = "import os, sys\nfrom pvpmu.shared.memory import *\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + textwrap.dedent(code), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
+    """Let another process make a segment and die without removing it."""
+    name = segment_name(vm, side)
+    output = run_python(
+        """
+        segment = Segment.create(sys.argv[1], 4096)
+        segment.words[0] = 77
+        if sys.argv[2] == "True":
+            create_semaphore(semaphore_name(sys.argv[3], 0, "exit"))
+            create_semaphore(semaphore_name(sys.argv[3], 0, "entry"))
+        os._exit(0)
+        """,
+        name,
+        str(semaphores),
+        vm,
+    )
+    assert output == ""
+    assert name in left(vm)
+    return name
+
+
+# Segments ----------------------------------------------------------------------------------------
+
+
+def test_a_segment_is_zeroed_and_names_its_owner(vm: str) -> None:
+    with Segment.create(segment_name(vm, "host"), 4096) as segment:
+        assert segment.name == f"pvpmu.{vm}.host"
+        assert segment.header[PID] == os.getpid()
+        assert segment.header[READY] == memory.MAGIC
+        assert segment.words.tolist() == [0] * 512
+        assert left(vm) == [segment.name]
+    assert left(vm) == []
+
+
+def test_what_one_mapping_stores_the_other_loads(vm: str) -> None:
+    with Segment.create(segment_name(vm, "guest"), 4096) as owner:
+        with Segment.attach(owner.name, 4096) as other:
+            other.words[511] = 12
+            assert owner.words[511] == 12
+        assert left(vm) == [owner.name], "leaving an attached segment removes nothing"
+
+
+def test_a_name_in_use_by_a_live_process_is_refused_and_stays(vm: str) -> None:
+    with Segment.create(segment_name(vm, "host"), 4096) as segment:
+        segment.words[0] = 5
+        with pytest.raises(NameInUseError, match=f"^{segment.name}: in use by a live process"):
+            Segment.create(segment.name, 4096)
+        assert segment.words[0] == 5
+        with Segment.attach(segment.name, 4096) as again:
+            assert again.words[0] == 5
+
+
+def test_a_dead_owners_name_is_replaced(vm: str) -> None:
+    name = abandon(vm)
+    with Segment.create(name, 8192) as segment:
+        assert segment.header[PID] == os.getpid()
+        assert len(segment.words) == 1024
+        assert segment.words[0] == 0
+
+
+def test_a_process_that_reuses_the_owners_id_is_not_the_owner(vm: str) -> None:
+    name = abandon(vm)
+    with Segment.attach(name, 4096) as segment:
+        segment.header[PID] = os.getpid()
+    with Segment.create(name, 4096) as segment:
+        assert segment.words[0] == 0
+
+
+@pytest.mark.parametrize("size", [0, 100, HEADER_SIZE])
+def test_a_fresh_name_without_a_ready_header_may_still_be_in_the_making(vm: str, size: int) -> None:
+    path = SHM / segment_name(vm, "host")
+    path.write_bytes(bytes(size))
+    with pytest.raises(NameInUseError):
+        Segment.create(path.name, 4096)
+    os.utime(path, (0, 0))
+    with Segment.create(path.name, 4096):
+        pass
+
+
+def test_attaching_to_no_segment_is_a_peer_error(vm: str) -> None:
+    with pytest.raises(PeerError, match="no such shared memory segment"):
+        Segment.attach(segment_name(vm, "host"), 4096)
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [(READY, 0, "not ready: 0x0, expected"), (VERSION, 9, "version 9, expected 1")],
+)
+def test_attaching_to_a_wrong_header_is_a_peer_error(
+    vm: str, index: int, value: int, message: str
+) -> None:
+    with Segment.create(segment_name(vm, "host"), 4096) as segment:
+        segment.header[index] = value
+        with pytest.raises(PeerError, match=message):
+            Segment.attach(segment.name, 4096)
+        assert left(vm) == [segment.name]
+
+
+def test_attaching_to_a_segment_that_is_too_small_is_a_peer_error(vm: str) -> None:
+    with (
+        Segment.create(segment_name(vm, "guest"), 4096) as segment,
+        pytest.raises(PeerError, match="4096 bytes, expected at least 4097"),
+    ):
+        Segment.attach(segment.name, 4097)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8, 100, 4095])
+def test_attaching_to_a_file_smaller_than_a_header_is_a_peer_error(vm: str, size: int) -> None:
+    path = SHM / segment_name(vm, "guest")
+    path.write_bytes(b"\1" * size)
+    with pytest.raises(PeerError, match=path.name):
+        Segment.attach(path.name, 4096)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "a\0b"])
+def test_attaching_to_an_impossible_name_is_a_peer_error(name: str) -> None:
+    with pytest.raises(PeerError):
+        Segment.attach(name, 4096)
+
+
+def test_memory_that_the_machine_refuses_is_a_resource_error_that_leaves_no_name(vm: str) -> None:
+    with pytest.raises(ResourceError, match="cannot make"):
+        Segment.create(segment_name(vm, "host"), 1 << 62)
+    assert left(vm) == []
+
+
+def test_a_name_that_was_removed_meanwhile_does_not_fail_the_close(vm: str) -> None:
+    output = run_python(
+        """
+        segment = Segment.create(sys.argv[1], 4096)
+        os.unlink("/dev/shm/" + sys.argv[1])
+        segment.close()
+        segment.close()
+        """,
+        segment_name(vm, "host"),
+    )
+    assert output == ""
+
+
+def test_a_process_that_attached_and_ended_leaves_the_owners_name(vm: str) -> None:
+    with Segment.create(segment_name(vm, "guest"), 4096) as segment:
+        for end in ("segment.close()", "os._exit(0)"):
+            output = run_python(
+                f"""
+                segment = Segment.attach(sys.argv[1], 4096)
+                segment.words[0] += 1
+                {end}
+                """,
+                segment.name,
+            )
+            assert output == ""
+        assert left(vm) == [segment.name]
+        assert segment.words[0] == 2
+
+
+# Semaphores --------------------------------------------------------------------------------------
+
+
+def test_a_semaphore_starts_at_zero_also_when_a_leftover_had_another_value(vm: str) -> None:
+    name = semaphore_name(vm, 0, "exit")
+    leftover = create_semaphore(name)
+    leftover.release()
+    leftover.close()
+    semaphore = create_semaphore(name)
+    assert semaphore.value == 0
+    other = attach_semaphore(name)
+    other.release()
+    assert semaphore.value == 1
+    other.close()
+    remove_semaphore(semaphore)
+    assert left(vm) == []
+
+
+def test_removing_a_semaphore_whose_name_has_gone_is_fine(vm: str) -> None:
+    semaphore = create_semaphore(semaphore_name(vm, 0, "entry"))
+    (path,) = (SHM / name for name in left(vm))
+    path.unlink()
+    remove_semaphore(semaphore)
+
+
+def test_attaching_to_no_semaphore_is_a_peer_error(vm: str) -> None:
+    with pytest.raises(PeerError, match=semaphore_name(vm, 0, "exit")):
+        attach_semaphore(semaphore_name(vm, 0, "exit"))
+
+
+# Cleanup -----------------------------------------------------------------------------------------
+
+
+def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: str) -> None:
+    live = f"{vm}-live"
+    dead_names = [abandon(vm, semaphores=True), abandon(vm, "guest")]
+    with Segment.create(segment_name(live, "host"), 4096) as segment:
+        semaphore = create_semaphore(semaphore_name(live, 0, "exit"))
+        removed, kept = cleanup()
+        assert set(dead_names) <= set(removed)
+        assert {f"sem.pvpmu.{vm}.0.exit", f"sem.pvpmu.{vm}.0.entry"} <= set(removed)
+        assert {segment.name, f"sem.pvpmu.{live}.0.exit"} <= set(kept)
+        assert left(live) == sorted([segment.name, f"sem.pvpmu.{live}.0.exit"])
+        remove_semaphore(semaphore)
+    assert left(vm) == []
+    assert left(live) == []
+
+
+def test_cleanup_removes_semaphores_without_a_host_segment(vm: str) -> None:
+    create_semaphore(semaphore_name(vm, 3, "exit")).close()
+    with Segment.create(segment_name(vm, "guest"), 4096) as segment:
+        removed, kept = cleanup()
+        assert f"sem.pvpmu.{vm}.3.exit" in removed
+        assert segment.name in kept
+
+
+def test_cleanup_never_touches_a_foreign_file(vm: str) -> None:
+    names = [
+        f"other.{vm}.host",
+        f"pvpmu.{vm}.host.bak",
+        f"pvpmu.{vm}.disk",
+        f"sem.pvpmu.{vm}.x.exit",
+        f"sem.other.{vm}.0.exit",
+    ]
+    for name in names:
+        (SHM / name).write_bytes(b"")
+        os.utime(SHM / name, (0, 0))
+    removed, kept = cleanup()
+    assert left(vm) == sorted(names)
+    assert not set(names) & {*removed, *kept}
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "vm-1_B", "x" * 48])
+def test_a_plain_vm_name_is_accepted(name: str) -> None:
+    assert checked_vm_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a/b", "..", "a b", "é", "x" * 49, "a\n"])
+def test_a_name_that_could_leave_the_folder_or_break_a_message_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="1 to 48 letters"):
+        checked_vm_name(name)

@@ -1,0 +1,123 @@
+"""The import rules, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pvpmu
+
+PACKAGE = Path(pvpmu.__file__).parent
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+PURE = (
+    "guest/pmu.py", "guest/perf.py", "guest/msr.py", "guest/pvpage.py", "guest/workload.py",
+    "host/hardware.py", "host/perf.py", "host/vpmu.py", "host/pmi.py", "host/pvpage.py",
+    "host/vcpu.py",
+)  # fmt: skip
+WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}
+
+
+@cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse((PACKAGE / file).read_text("utf-8"), filename=file)
+
+
+def _imports(file: str) -> set[str]:
+    """Every module that the file names in an import, absolute; ``from a import b`` gives both."""
+    parts = ["pvpmu", *file.removesuffix(".py").split("/")]
+    found: set[str] = set()
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(parts[: -node.level]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _inside(names: set[str], *packages: str) -> set[str]:
+    return {
+        name
+        for name in names
+        if any(name == package or name.startswith(package + ".") for package in packages)
+    }
+
+
+def _under(folder: str) -> list[str]:
+    return [file for file in FILES if file.startswith(folder)]
+
+
+def test_the_package_is_where_these_rules_look() -> None:
+    assert {"guest", "host", "shared"} <= {file.split("/")[0] for file in FILES}
+    assert set(PURE) <= set(FILES)
+    assert "pvpmu.guest.msr" in _imports("guest/pmu.py")
+
+
+@pytest.mark.parametrize("file", _under("guest/"))
+def test_the_guest_never_imports_the_host(file: str) -> None:
+    assert not _inside(_imports(file), "pvpmu.host")
+
+
+@pytest.mark.parametrize("file", _under("host/"))
+def test_the_host_never_imports_the_guest(file: str) -> None:
+    assert not _inside(_imports(file), "pvpmu.guest")
+
+
+@pytest.mark.parametrize("file", _under("shared/"))
+def test_what_both_share_imports_neither_side_nor_the_bench(file: str) -> None:
+    assert not _inside(_imports(file), "pvpmu.host", "pvpmu.guest", "pvpmu.bench")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_what_prints_may_import_rich(file: str) -> None:
+    prints = file.startswith(("bench/", "console/")) or Path(file).name == "cli.py"
+    if not prints:
+        assert not _inside(_imports(file), "rich")
+
+
+@pytest.mark.parametrize("file", PURE)
+def test_the_model_touches_no_clock_process_or_socket(file: str) -> None:
+    assert not _inside(_imports(file), *WORLD)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_imports_by_a_computed_name(file: str) -> None:
+    assert not _inside(_imports(file), "importlib.import_module")
+    calls = [node for node in ast.walk(_tree(file)) if isinstance(node, ast.Call)]
+    names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+    assert "__import__" not in names
+
+
+def _identifiers(file: str) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(_tree(file)):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                found.add(name)
+            case ast.Attribute(attr=name):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=other):
+                found |= {name, other or ""}
+            case ast.ImportFrom(module=str(name)):
+                found.add(name)
+            case _:
+                pass
+    return found
+
+
+@pytest.mark.parametrize("file", ["guest/pmu.py", "guest/perf.py"])
+def test_the_driver_knows_nothing_of_a_page(file: str) -> None:
+    identifiers = _identifiers(file)
+    assert len(identifiers) > 50
+    suspicious = [
+        name
+        for name in identifiers
+        if any(word in name.lower() for word in ("paravirt", "page", "seam", "design"))
+    ]
+    assert suspicious == []

@@ -1,0 +1,395 @@
+"""Host and guest as real processes: every way to start, to end and to be ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pvpmu.bench.vm import InlineVm, VmConfig
+from pvpmu.guest.machine import RunJob
+from pvpmu.guest.scenario import load_scenario, run_seed
+from pvpmu.shared import control, memory
+from pvpmu.shared.control import CONTROL_VERSION, Hello, RefusalCode, Welcome
+from pvpmu.shared.design import design_named
+from pvpmu.shared.errors import RefusedError
+from pvpmu.shared.memory import Segment
+
+pytestmark = pytest.mark.process
+
+TIMEOUT_S = 60
+SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
+SHORT = """
+name = "short"
+summary = "10 ms of four sampled events"
+duration_us = 10_000
+[[events]]
+name = "cpu-cycles"
+frequency = 4000
+initial_period = 625_000
+[[events]]
+name = "branch-instructions"
+period = 100_000
+[workload]
+phase_ms_min = 1
+phase_ms_max = 3
+spread_permille = 100
+phases = 4
+[workload.per_second]
+instructions = 4_000_000_000
+branch-instructions = 900_000_000
+"""
+
+
+@dataclass
+class Vm:
+    """One VM name, and the processes that a test starts for it."""
+
+    name: str
+    scenario: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, module: str, *args: str) -> subprocess.Popen[str]:
+        """Start a command with its output in pipes, unbuffered."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, "--name", self.name, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.started.append(process)
+        return process
+
+    def host(self, *args: str) -> subprocess.Popen[str]:
+        """Start a host and wait until it waits for its guest."""
+        process = self.start("pvpmu.host.cli", "--wait", str(TIMEOUT_S), *args)
+        assert process.stdout is not None
+        assert "waiting for a guest" in process.stdout.readline()
+        return process
+
+    def guest(self, *args: str) -> subprocess.Popen[str]:
+        """Start a guest on the short scenario."""
+        scenario = ("--scenario", str(self.scenario))
+        return self.start("pvpmu.guest.cli", *scenario, "--wait", str(TIMEOUT_S), *args)
+
+    def running_guest(self) -> subprocess.Popen[str]:
+        """Start a guest with plenty to do and wait until it has done the first run."""
+        process = self.guest("--runs", "100000")
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("run 0")
+        return process
+
+    def left(self) -> list[str]:
+        """Files of ``/dev/shm`` that bear the name."""
+        return sorted(path.name for path in SHM.iterdir() if self.name in path.name)
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Iterator[Vm]:
+    scenario = tmp_path / "short.toml"
+    scenario.write_text(SHORT)
+    made = Vm(f"test-{uuid.uuid4().hex[:12]}", scenario)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.communicate()
+    memory.cleanup()
+    assert made.left() == []
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, output and the error lines of a command that ends by itself."""
+    output, errors = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, output, errors
+
+
+def one_line(errors: str) -> str:
+    assert errors.count("\n") == 1, errors
+    return errors
+
+
+def inline_digests(scenario: Path, design: str, vcpus: int, seed: int) -> list[str]:
+    loaded = load_scenario(str(scenario))
+    vm = InlineVm(VmConfig(design=design_named(design), cpuid=loaded.cpuid, vcpus=vcpus))
+    jobs = [RunJob(loaded, run_seed(seed, 0, vcpu)) for vcpu in range(vcpus)]
+    return [report.counts.samples_digest for report in vm.run(jobs)]
+
+
+@pytest.mark.parametrize("pin", ["same", "split", "none"])
+def test_processes_take_the_same_samples_as_inline_wherever_they_run(vm: Vm, pin: str) -> None:
+    if pin == "split" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("--pin split needs 2 CPUs")
+    host = vm.host("--design", "page", "--vcpus", "2", "--pin", pin)
+    status, output, errors = ended(vm.guest("--vcpus", "2", "--seed", "5", "--json"))
+    assert (status, errors) == (0, "")
+    assert ended(host)[0] == 0
+    result = json.loads(output)
+    assert result["design"] == "page"
+    assert [run["page_registered"] for run in result["runs"]] == [True, True]
+    digests = [run["samples_digest"] for run in result["runs"]]
+    assert digests == inline_digests(vm.scenario, "page", 2, 5)
+    assert all(event["count_error"] == 0 for run in result["runs"] for event in run["events"])
+    assert vm.left() == []
+
+
+def test_the_guest_may_be_started_first(vm: Vm) -> None:
+    guest = vm.guest()
+    host = vm.host("--design", "trap")
+    status, output, _ = ended(guest)
+    assert status == 0
+    assert "no page: every access exits" in output
+    assert ended(host)[0] == 0
+
+
+def test_a_guest_may_use_fewer_vcpus_than_the_host_offers(vm: Vm) -> None:
+    host = vm.host("--vcpus", "3")
+    assert ended(vm.guest("--vcpus", "2"))[0] == 0
+    assert ended(host)[0] == 0
+
+
+def test_a_host_that_never_comes_ends_the_guest(vm: Vm) -> None:
+    status, _, errors = ended(vm.start("pvpmu.guest.cli", "--wait", "0"))
+    assert status == 1
+    assert "no host" in one_line(errors)
+    assert vm.left() == []
+
+
+def test_a_guest_that_never_comes_ends_the_host(vm: Vm) -> None:
+    status, _, errors = ended(vm.start("pvpmu.host.cli", "--wait", "0.05"))
+    assert status == 1
+    assert "no guest" in one_line(errors)
+    assert vm.left() == []
+
+
+def test_a_second_host_of_the_same_name_is_told_so(vm: Vm) -> None:
+    first = vm.host()
+    status, _, errors = ended(vm.start("pvpmu.host.cli"))
+    assert status == 1
+    assert "in use" in one_line(errors)
+    assert ended(vm.guest())[0] == 0
+    assert ended(first)[0] == 0
+
+
+def test_a_second_guest_of_the_same_name_is_told_so(vm: Vm) -> None:
+    vm.host()
+    vm.running_guest()
+    status, _, errors = ended(vm.guest())
+    assert status == 1
+    assert "in use" in one_line(errors)
+
+
+def test_too_many_vcpus_are_refused_and_the_host_goes_on_waiting(vm: Vm) -> None:
+    host = vm.host("--vcpus", "1")
+    status, _, errors = ended(vm.guest("--vcpus", "2"))
+    assert status == 1
+    assert "2 vCPUs, expected 1 to 1" in one_line(errors)
+    assert ended(vm.guest())[0] == 0
+    assert ended(host)[0] == 0
+
+
+def hello(vm: Vm, **changes: object) -> Hello:
+    fields: dict[str, object] = {
+        "version": CONTROL_VERSION,
+        "pid": os.getpid(),
+        "vcpus": 1,
+        "memory": memory.segment_name(vm.name, "guest"),
+        "memory_bytes": 4096,
+        **changes,
+    }
+    return Hello(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"version": CONTROL_VERSION + 1}, RefusalCode.WRONG_VERSION),
+        ({"vcpus": 2}, RefusalCode.TOO_MANY_VCPUS),
+        ({"vcpus": 0}, RefusalCode.TOO_MANY_VCPUS),
+        ({"memory_bytes": 4095}, RefusalCode.BAD_MEMORY),
+        ({"memory_bytes": 1 << 40}, RefusalCode.BAD_MEMORY),
+        ({"memory": "../etc/passwd"}, RefusalCode.BAD_MEMORY),
+    ],
+)
+def test_a_wrong_hello_is_refused_with_its_code(
+    vm: Vm, changes: dict[str, object], code: RefusalCode
+) -> None:
+    host = vm.host("--vcpus", "1")
+    with Segment.create(memory.segment_name(vm.name, "guest"), 4096):
+        channel = control.connect(vm.name)
+        assert channel is not None
+        channel.send(hello(vm, **changes))
+        with pytest.raises(RefusedError, match=f"code {int(code)}"):
+            channel.expect(Welcome)
+        channel.close()
+    assert host.poll() is None
+
+
+def test_garbage_on_the_control_socket_is_refused_and_the_host_goes_on(vm: Vm) -> None:
+    host = vm.host()
+    channel = control.connect(vm.name)
+    assert channel is not None
+    channel._sock.send(b"\xc1 no msgpack")
+    with pytest.raises(RefusedError, match=f"code {int(RefusalCode.MALFORMED)}"):
+        channel.expect(Welcome)
+    channel.close()
+    assert ended(vm.guest())[0] == 0
+    assert ended(host)[0] == 0
+
+
+def test_a_visitor_of_a_busy_host_is_refused(vm: Vm) -> None:
+    vm.host()
+    vm.running_guest()
+    channel = control.connect(vm.name)
+    assert channel is not None
+    with pytest.raises(RefusedError, match=f"code {int(RefusalCode.BUSY)}"):
+        channel.expect(Welcome)
+    channel.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_a_waiting_host_with_one_line(
+    vm: Vm, number: signal.Signals, status: int, word: str
+) -> None:
+    host = vm.host()
+    host.send_signal(number)
+    got, _, errors = ended(host)
+    assert got == status
+    assert word in one_line(errors)
+    assert vm.left() == []
+
+
+def test_ctrl_c_on_both_in_the_middle_of_a_run_leaves_nothing(vm: Vm) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    for process in (host, guest):
+        process.send_signal(signal.SIGINT)
+    assert {ended(host)[0], ended(guest)[0]} <= {1, 130}
+    assert vm.left() == []
+
+
+def test_ctrl_c_on_the_guest_alone_ends_the_host_too(vm: Vm) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    guest.send_signal(signal.SIGINT)
+    status, _, errors = ended(guest)
+    assert status == 130
+    assert "interrupted" in one_line(errors)
+    status, _, errors = ended(host)
+    assert status == 1
+    assert "guest has gone" in one_line(errors)
+    assert vm.left() == []
+
+
+def test_a_killed_guest_ends_the_host_and_its_memory_is_removed(vm: Vm) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    guest.kill()
+    guest.wait(TIMEOUT_S)
+    status, _, errors = ended(host)
+    assert status == 1
+    assert "guest has gone" in one_line(errors)
+    assert vm.left() == []
+
+
+def test_a_killed_host_ends_the_guest_and_its_names_are_removed(vm: Vm) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    host.kill()
+    host.wait(TIMEOUT_S)
+    status, _, errors = ended(guest)
+    assert status == 1
+    assert "host has gone" in one_line(errors)
+    assert vm.left() == []
+
+
+def workers_of(pid: int) -> list[int]:
+    """Worker processes; multiprocessing's resource tracker may be another child."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in listed if b"workers" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("side", ["host", "guest"])
+def test_a_killed_worker_ends_both_sides(vm: Vm, side: str) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    (worker,) = workers_of((host if side == "host" else guest).pid)
+    os.kill(worker, signal.SIGKILL)
+    results = {"host": ended(host), "guest": ended(guest)}
+    assert [status for status, _, _ in results.values()] == [1, 1]
+    assert f"the {side}'s worker of vCPU 0 ended" in one_line(results[side][2])
+    assert vm.left() == []
+
+
+def test_after_killing_everything_the_next_start_removes_the_names(vm: Vm) -> None:
+    host, guest = vm.host(), vm.running_guest()
+    for process in (host, guest):
+        process.kill()
+    for process in (host, guest):
+        process.wait(TIMEOUT_S)
+    assert len(vm.left()) == 4
+    second = vm.host()
+    assert memory.segment_name(vm.name, "guest") not in vm.left()
+    assert ended(vm.guest())[0] == 0
+    assert ended(second)[0] == 0
+    assert vm.left() == []
+
+
+def test_cleanup_removes_the_names_of_dead_owners_and_only_those(vm: Vm, tmp_path: Path) -> None:
+    other = Vm(vm.name + "-live", vm.scenario)
+    vm.started.append(other.host())
+    host = vm.host()
+    host.kill()
+    host.wait(TIMEOUT_S)
+    dead = [name for name in vm.left() if name not in other.left()]
+    assert len(dead) == 3
+    done = subprocess.run(
+        [sys.executable, "-m", "pvpmu.cli", "cleanup"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    for name in dead:
+        assert f"removed {name}\n" in done.stdout
+    assert vm.left() == other.left() != []
+    other.started.append(other.guest())
+    assert ended(other.started[-1])[0] == 0
+
+
+def test_a_user_mistake_in_a_job_ends_both_sides_in_order(vm: Vm) -> None:
+    vm.scenario.write_text(SHORT.replace('"cpu-cycles"', '"ref-cycles"'))
+    host = vm.host("--fixed", "0")
+    status, _, errors = ended(vm.guest())
+    assert status == 2
+    assert "ref-cycles" in one_line(errors)
+    assert ended(host)[0] == 0
+
+
+def test_a_vanished_host_is_noticed_before_the_handshake_ends(vm: Vm) -> None:
+    with control.listen(vm.name) as listener:
+        guest = vm.guest()
+        connection, _ = listener.accept()
+        connection.close()
+    status, _, errors = ended(guest)
+    assert status == 1
+    assert "gone" in one_line(errors) or "end of connection" in errors
+
+
+def test_the_guest_refuses_a_host_of_another_version(vm: Vm) -> None:
+    with control.listen(vm.name) as listener:
+        guest = vm.guest()
+        connection, _ = listener.accept()
+        channel = control.Channel(connection)
+        channel.expect(Hello)
+        channel.send(Welcome(CONTROL_VERSION + 1, os.getpid(), "page", "x", 0, 0, [], []))
+        status, _, errors = ended(guest)
+        channel.close()
+    assert status == 1
+    assert f"version {CONTROL_VERSION + 1}, expected {CONTROL_VERSION}" in one_line(errors)
