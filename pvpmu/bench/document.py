@@ -233,10 +233,8 @@ def _ratios(latency: LatencyReport, floors: Json) -> Json:
     def worst(
         by_register: dict[str, list[float]], names: Iterable[str], floor: float
     ) -> float | None:
-        return max(
-            (summarize(by_register[name])["p50"] / floor for name in names if name in by_register),
-            default=None,
-        )
+        p50s = [summarize(by_register[name])["p50"] for name in names if name in by_register]
+        return _over(max(p50s), floor) if p50s else None
 
     ratios = {"exit_to_round_trip": _over(status, floors[f"{ROUND_TRIP}_ns"])}
     for key, by_register, floor in (

@@ -109,8 +109,7 @@ class LatencyJob:
             (BY_ADDRESS[address].name, address) for address in {**frozen.write_word, **frozen.write}
         ]
         writes = [(name, address) for name, address in writes if not BY_ADDRESS[address].index]
-        report.plain = {BY_ADDRESS[address].name for address in frozen.read_word}
-        report.plain &= {BY_ADDRESS[address].name for address in frozen.write_word}
+        report.plain = {name for name, address in writes if address in frozen.write_word}
         self._measure(
             self.batch,
             [(report.page_read, name, _read(vcpu, address)) for name, address in reads]

@@ -1,0 +1,55 @@
+"""One short measurement per session: two designs inline, and its document."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from pvpmu.bench.costs import cost_models
+from pvpmu.bench.document import Json, document
+from pvpmu.bench.measure import BenchConfig, Measured, measure
+from pvpmu.bench.reference import load_reference
+from pvpmu.guest.scenario import load_scenario
+from pvpmu.shared.design import design_named
+
+SEED = 3
+
+
+def short_config(**changes: object) -> BenchConfig:
+    """20 ms of the 2021 workload on three designs, two runs, two vCPUs."""
+    config = BenchConfig(
+        scenario=replace(load_scenario("br_instr"), duration_us=20_000),
+        designs=[design_named(name) for name in ("trap-5.14", "trap", "page")],
+        transport="inline",
+        vcpus=2,
+        runs=2,
+        seed=SEED,
+        pin="same",
+        clock=time.perf_counter_ns,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def quiet(_share: float, _label: str) -> None:
+    """Progress that nobody watches."""
+
+
+def made(config: BenchConfig, measured: Measured) -> Json:
+    return document(config, measured, cost_models(), load_reference(config.scenario.reference))
+
+
+@pytest.fixture(scope="session")
+def config() -> BenchConfig:
+    return short_config()
+
+
+@pytest.fixture(scope="session")
+def measured(config: BenchConfig) -> Measured:
+    return measure(config, quiet)
+
+
+@pytest.fixture(scope="session")
+def result(config: BenchConfig, measured: Measured) -> Json:
+    return made(config, measured)
