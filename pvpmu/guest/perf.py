@@ -57,7 +57,7 @@ class PerfEvent:
         return bool(self.config.frequency or self.config.period)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sample:
     """One sample: guest clock (ns), event number, virtual ip, period (counts), event count."""
 

@@ -26,6 +26,7 @@ from pvpmu.shared.cpuid import (
 )
 from pvpmu.shared.events import Event
 from pvpmu.shared.registers import Role
+from pvpmu.shared.units import MsrAddress
 
 _MIN_LEFT = 2
 """Linux never programs less: some CPUs do not like a single count left."""
@@ -40,6 +41,10 @@ class HwEvent:
 
     ``sample_period`` and ``left`` are counts; ``counter`` is the global index or None;
     ``active``: enabled on its counter; ``up_to_date``: ``count`` includes the counter's value.
+
+    Valid while it has a counter: ``config_base`` and ``event_base`` are the MSRs of its selector
+    (the fixed counters share one) and of its count, ``event_base_rdpmc`` the RDPMC index, ``mask``
+    the values that the counter can hold.
     """
 
     event: Event
@@ -51,6 +56,10 @@ class HwEvent:
     counter: int | None = None
     active: bool = False
     up_to_date: bool = True
+    config_base: MsrAddress = 0
+    event_base: MsrAddress = 0
+    event_base_rdpmc: int = 0
+    mask: int = 0
 
 
 class PmuDriver:
@@ -128,8 +137,7 @@ class PmuDriver:
         if hw.counter >= FIXED_BASE:
             self._write_fixed(hw.counter - FIXED_BASE, _FIXED_ON)
         else:
-            selector = hw.event.selector | _EVTSEL_ON
-            self._wrmsr(msr.address_of(Role.EVTSEL, hw.counter), selector)
+            self._wrmsr(hw.config_base, hw.event.selector | _EVTSEL_ON)
 
     def stop(self, hw: HwEvent, *, update: bool) -> None:
         """x86_pmu_stop: disable it and, if asked, take its count."""
@@ -140,24 +148,20 @@ class PmuDriver:
             if hw.counter >= FIXED_BASE:
                 self._write_fixed(hw.counter - FIXED_BASE, 0)
             else:
-                selector = (hw.event.selector | _EVTSEL_ON) & ~EVTSEL_EN
-                self._wrmsr(msr.address_of(Role.EVTSEL, hw.counter), selector)
+                self._wrmsr(hw.config_base, (hw.event.selector | _EVTSEL_ON) & ~EVTSEL_EN)
         if update and not hw.up_to_date:
             self.update(hw)
             hw.up_to_date = True
 
     def update(self, hw: HwEvent) -> None:
         """x86_perf_event_update: add what was counted; safe against a nested PMI."""
-        assert hw.counter is not None
-        fixed = hw.counter >= FIXED_BASE
-        ecx = msr.RDPMC_FIXED | hw.counter - FIXED_BASE if fixed else hw.counter
         while True:
             prev = hw.prev
-            new = self._rdpmc(ecx)
+            new = self._rdpmc(hw.event_base_rdpmc)
             if hw.prev == prev:
                 break
         hw.prev = new
-        delta = (new - prev) & (self._cpuid.fixed_mask if fixed else self._cpuid.gp_mask)
+        delta = (new - prev) & hw.mask
         hw.count += delta
         hw.left -= delta
 
@@ -166,7 +170,6 @@ class PmuDriver:
 
         Returns whether the period had elapsed, that is, whether an overflow is a sample.
         """
-        assert hw.counter is not None
         period, left, elapsed = hw.sample_period, hw.left, False
         if left <= -period:
             left, elapsed = period, True
@@ -176,14 +179,8 @@ class PmuDriver:
             hw.left = left
             hw.last_period = period
         left = min(max(left, _MIN_LEFT), self.max_period)
-        fixed = hw.counter >= FIXED_BASE
-        mask = self._cpuid.fixed_mask if fixed else self._cpuid.gp_mask
-        hw.prev = -left & mask
-        if fixed:
-            address = msr.address_of(Role.FIXED_CTR, hw.counter - FIXED_BASE)
-        else:
-            address = msr.address_of(self._counter_role, hw.counter)
-        self._wrmsr(address, hw.prev)
+        hw.prev = -left & hw.mask
+        self._wrmsr(hw.event_base, hw.prev)
         return elapsed
 
     # The PMI handler -------------------------------------------------------------------------
@@ -225,8 +222,20 @@ class PmuDriver:
         return handled
 
     def _take(self, hw: HwEvent, index: int) -> bool:
+        """x86_assign_hw_event."""
         hw.counter = index
         self._by_counter[index] = hw
+        if index >= FIXED_BASE:
+            number = index - FIXED_BASE
+            hw.config_base = msr.FIXED_CTR_CTRL
+            hw.event_base = msr.address_of(Role.FIXED_CTR, number)
+            hw.event_base_rdpmc = msr.RDPMC_FIXED | number
+            hw.mask = self._cpuid.fixed_mask
+        else:
+            hw.config_base = msr.address_of(Role.EVTSEL, index)
+            hw.event_base = msr.address_of(self._counter_role, index)
+            hw.event_base_rdpmc = index
+            hw.mask = self._cpuid.gp_mask
         return True
 
     def _write_fixed(self, number: int, nibble: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import add
 
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.msr import MsrAccess
@@ -183,19 +184,23 @@ class GuestRun:
     def _retire_step(self, program: Scripted, step: Step, counted: list[bool]) -> None:
         retired = [0] * KINDS
         distances = self._vcpu.distances()
-        for number, event in enumerate(self.core.events):
-            kind = event.config.event.kind
+        overflows = step.overflows
+        is_tick = step.kind is Kind.TICK
+        for event in self.core.events:
+            kind, number = event.hw.event.kind, event.number
             distance = distances[kind]
             if not distance:
                 continue
-            if number in step.overflows:
-                retired[kind] = distance
+            if number in overflows:
+                count = distance
                 program.overflowed(number)
             else:
                 # A tick reloads only what counted since the last one, so everything counts.
-                least = 1 if step.kind is Kind.TICK and not counted[number] else 0
-                retired[kind] = program.due(number, distance, at_least=least)
-            counted[number] = counted[number] or retired[kind] > 0
+                least = 1 if is_tick and not counted[number] else 0
+                count = program.due(number, distance, at_least=least)
+            retired[kind] = count
+            if count:
+                counted[number] = True
         if any(retired):
             self._vcpu.retire(retired)
 
@@ -242,11 +247,10 @@ class GuestRun:
 
     def _on_retire(self, counts: Sequence[int]) -> None:
         """The truth: what was retired while each event's counter was live and not held."""
-        for kind, count in enumerate(counts):
-            self._retired[kind] += count
+        self._retired = list(map(add, self._retired, counts))
         if not self._driver.enabled:
             return
         into = self._held if self._vcpu.seam.held else self._truth
-        for number, event in enumerate(self.core.events):
+        for event in self.core.events:
             if event.hw.active:
-                into[number] += counts[event.config.event.kind]
+                into[event.number] += counts[event.hw.event.kind]

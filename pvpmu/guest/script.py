@@ -132,12 +132,10 @@ class Scripted:
         least ``at_least`` where the distance allows.
         """
         following = self._next[number]
-        if following:
-            ahead = following[-1] - self._since
-            share = distance * (self.now - self._since) // ahead if ahead > 0 else 0
-        else:
-            share = 0
-        return max(0, min(max(share, at_least), distance - 1))
+        due = at_least
+        if following and (ahead := following[-1] - self._since) > 0:
+            due = max(due, distance * (self.now - self._since) // ahead)
+        return max(0, min(due, distance - 1))
 
     def advance(self, time: Ns) -> None:
         """Set the clock to the next instant."""

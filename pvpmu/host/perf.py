@@ -99,6 +99,8 @@ class PerfContext:
         self.pmu = pmu
         self.tally = [0] * TALLY_WORDS
         self._active: list[PerfEvent] = []
+        self._mask = pmu.mask
+        self._wrap = pmu.mask + 1
         self._max_left = pmu.mask >> 1
 
     def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
@@ -186,16 +188,18 @@ class PerfContext:
                 event.on_overflow()
 
     def _install(self, event: PerfEvent) -> None:
-        counter = self._free_counter(event)
-        if counter is None:
-            event.state = _ERROR
-            return
+        counter = event.last
+        if counter is None or counter.taken:
+            counter = self._free_counter(event.attr.kind)
+            if counter is None:
+                event.state = _ERROR
+                return
         event.state = _ACTIVE
         event.counting = event.attr.kind is not None
         event.counter = event.last = counter
         counter.taken = True
         self._active.append(event)
-        self._reload(event)
+        self._reload(event, counter)
         # A pinned event reschedules the whole context: every event of it is placed again. The
         # others come back to the same counter with the same distance, so only the count changes.
         self.tally[PLACEMENTS] += len(self._active)
@@ -203,46 +207,44 @@ class PerfContext:
     def _remove(self, event: PerfEvent) -> None:
         self._update(event)
         counter = event.counter
-        if counter is not None:
-            self.pmu.stop(counter)
-            counter.taken = False
-            event.counter = None
+        assert counter is not None
+        self.pmu.stop(counter)
+        counter.taken = False
+        event.counter = None
         self._active.remove(event)
         event.state = _OFF
         event.counting = False
 
-    def _free_counter(self, event: PerfEvent) -> Counter | None:
-        last = event.last
-        if last is not None and not last.taken:
-            return last
+    def _free_counter(self, kind: int | None) -> Counter | None:
         for counter in self.pmu.counters:
-            if not counter.taken and counter.fixed_kind in (None, event.attr.kind):
+            if not counter.taken and counter.fixed_kind in (None, kind):
                 return counter
         return None
 
     def _update(self, event: PerfEvent) -> None:
         counter = event.counter
-        if counter is not None:
-            value = counter.value
-            delta = (value - event.prev) & self.pmu.mask
+        assert counter is not None
+        value = counter.value
+        if value != event.prev:
+            delta = (value - event.prev) & self._mask
             event.prev = value
             event.count += delta
             event.left -= delta
 
     def _restart(self, event: PerfEvent) -> None:
-        self._reload(event)
+        assert event.counter is not None
+        self._reload(event, event.counter)
         self.tally[PLACEMENTS] += 1
 
-    def _reload(self, event: PerfEvent) -> None:
+    def _reload(self, event: PerfEvent, counter: Counter) -> None:
         left = event.left
         if left <= 0:
             period = event.period
             event.left = left = period if left <= -period else left + period
-        counter = event.counter
-        assert counter is not None
-        event.prev = value = -(min(self._max_left, left)) & self.pmu.mask
-        attr = event.attr
-        if attr.kind is None:
+        ahead = left if left < self._max_left else self._max_left  # noqa: FURB136 (hot path)
+        event.prev = value = self._wrap - ahead
+        kind = event.attr.kind
+        if kind is None:
             counter.value = value
         else:
-            self.pmu.start(counter, attr.kind, attr.modes, value)
+            self.pmu.start(counter, kind, event.attr.modes, value)

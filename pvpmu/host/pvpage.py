@@ -14,7 +14,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress, count
+from operator import ne
 
 from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.vpmu import Pmc, Vpmu
@@ -90,7 +93,8 @@ class HostPage:
         self._published = [-1] * _TURN_COUNT
         self._published_host = [-1] * len(_HOST_WORDS)
         self._freeze_seq = words[page.RELEASE_SEQ]
-        self._acked = words[page.ACKED] & vpmu.cpuid.counters
+        self._status_mask = vpmu.cpuid.counters
+        self._acked = words[page.ACKED] & self._status_mask
         self._owns_turns = True
         self._rejected = 0
         self._restore = 0
@@ -104,11 +108,11 @@ class HostPage:
     @property
     def running(self) -> bool:
         """State RUNNING: some counter is live and the guest holds nothing."""
-        return bool(self._vpmu.live) and not self._vpmu.held
+        return not self._vpmu.held and bool(self._vpmu.live)
 
     def load_status(self) -> None:
         """Take the guest's acknowledgements into GLOBAL_STATUS (one load; any exit)."""
-        acked = self._words[page.ACKED] & self._vpmu.cpuid.counters
+        acked = self._words[page.ACKED] & self._status_mask
         cleared = acked ^ self._acked
         if cleared:
             # A toggle of a bit that reads 1 clears it. A toggle of one that reads 0 would set
@@ -146,11 +150,8 @@ class HostPage:
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
         released = self._words[page.RELEASE_SEQ] == self._freeze_seq
         ovf_ctrl = self._words[page.OVF_CTRL]
-        changed = [
-            turn
-            for turn, new, old in zip(self._turns, copy, self._published, strict=True)
-            if new != old and turn is not None
-        ]
+        turns = [self._turns[offset] for offset in _differing(copy, self._published)]
+        changed = [turn for turn in turns if turn is not None]
         self._rejected = self._reject_reason = 0
         for turn in changed:
             if copy[turn.offset] & turn.refused:
@@ -200,9 +201,8 @@ class HostPage:
     def _store_turns(self) -> None:
         values = self._turn_values()
         if values != self._published:
-            for offset, value in enumerate(values):
-                if value != self._published[offset] and self._turns[offset] is not None:
-                    self._words[TURN_FIRST + offset] = value
+            for offset in _differing(values, self._published):
+                self._words[TURN_FIRST + offset] = values[offset]
             self._published = values
 
     def _store_host(self, *, running: bool) -> None:
@@ -217,9 +217,8 @@ class HostPage:
             self._reject_reason,
         ]
         if host != self._published_host:
-            for index, value, old in zip(_HOST_WORDS, host, self._published_host, strict=True):
-                if value != old:
-                    self._words[index] = value
+            for position in _differing(host, self._published_host):
+                self._words[_HOST_WORDS[position]] = host[position]
             self._published_host = host
 
     def _turn_values(self) -> list[int]:
@@ -229,11 +228,9 @@ class HostPage:
         values[_GLOBAL_CTRL] = vpmu.global_ctrl
         values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
         values[_LVTPC] = self._delivery.lvtpc
-        for offset, pmc in enumerate(vpmu.gp):
-            values[_EVTSEL + offset] = pmc.eventsel
-            values[_PMC + offset] = pmc.accumulator & pmc.mask
-        for offset, pmc in enumerate(vpmu.fixed, _FIXED_CTR):
-            values[offset] = pmc.accumulator & pmc.mask
+        for first, bank in ((_PMC, vpmu.gp), (_FIXED_CTR, vpmu.fixed)):
+            values[first : first + len(bank)] = [pmc.accumulator & pmc.mask for pmc in bank]
+        values[_EVTSEL : _EVTSEL + len(vpmu.gp)] = [pmc.eventsel for pmc in vpmu.gp]
         return values
 
     def _apply(self, turn: _TurnWord, value: int) -> None:
@@ -254,6 +251,11 @@ class HostPage:
             vpmu.store_fixed_ctr_ctrl(value)
         else:
             self._delivery.lvtpc = value
+
+
+def _differing(new: list[int], old: list[int]) -> Iterator[int]:
+    """Positions, ascending, at which two lists of one length differ."""
+    return compress(count(), map(ne, new, old))
 
 
 def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:

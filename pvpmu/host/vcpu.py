@@ -37,6 +37,10 @@ _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
+_RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
+_PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
+# High halves of the keys of HostStats.accesses.
+_READS, _WRITES, _RDPMCS = _MSR_READ << 32, _MSR_WRITE << 32, _RDPMC << 32
 
 
 @dataclass(slots=True)
@@ -53,6 +57,11 @@ class HostStats:
     tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
     exits_by: list[int] = field(default_factory=lambda: [0] * len(PLACES))
     undelivered: int = 0
+
+
+def _refused() -> int:
+    # An unknown reason can only come from a broken guest; it gets a fault and lives on.
+    return exits.FAULT_GP
 
 
 class HostVcpu:
@@ -72,13 +81,13 @@ class HostVcpu:
         self._live_version = 0
         self._generation = 0
         self._handlers: dict[int, Callable[[], int]] = {
-            ExitReason.MSR_READ: self._msr_read,
-            ExitReason.MSR_WRITE: self._msr_write,
-            ExitReason.RDPMC: self._rdpmc,
-            ExitReason.EXCEPTION_NMI: self._nothing,
-            ExitReason.NMI_WINDOW: self._nothing,
-            ExitReason.HLT: self._nothing,
-            ExitReason.CPUID: self._cpuid,
+            _MSR_READ: self._msr_read,
+            _MSR_WRITE: self._msr_write,
+            _RDPMC: self._rdpmc,
+            _EXCEPTION_NMI: self._nothing,
+            _NMI_WINDOW: self._nothing,
+            int(ExitReason.HLT): self._nothing,
+            int(ExitReason.CPUID): self._cpuid,
         }
         self.reset()
 
@@ -118,11 +127,9 @@ class HostVcpu:
         stats.exits_by[place] += 1
         if self.page is not None:
             self.page.load_status()
-        if request & (exits.RETIRED_USER | exits.RETIRED_KERNEL):
+        if request & _RETIRED:
             self._retire(request, in_guest=reason == _EXCEPTION_NMI)
-        handler = self._handlers.get(reason)
-        # An unknown reason can only come from a broken guest; it gets a fault and lives on.
-        flags = handler() if handler is not None else exits.FAULT_GP
+        flags = self._handlers.get(reason, _refused)()
         delivery = self.delivery
         if request & exits.STRAY_PMI:
             delivery.counts.stray += 1
@@ -168,37 +175,41 @@ class HostVcpu:
 
     def _msr_read(self) -> int:
         address = self._slot[exits.ADDRESS]
-        self.stats.accesses[_MSR_READ << 32 | address] += 1
-        if address in (msr.PV_PAGE, msr.PV_STATUS):
+        self.stats.accesses[_READS | address] += 1
+        if address in _PV_REGISTERS:
             if not self._design.page:
                 return exits.FAULT_GP
             value: int | None = self._pv_page if address == msr.PV_PAGE else self._pv_status
         else:
-            self._import_if_frozen()
+            if self.page is not None:
+                self._import_if_frozen(self.page)
             value = self.vpmu.rdmsr(address)
         return self._result(value)
 
     def _rdpmc(self) -> int:
         ecx = self._slot[exits.ADDRESS]
-        self.stats.accesses[_RDPMC << 32 | ecx] += 1
-        self._import_if_frozen()
+        self.stats.accesses[_RDPMCS | ecx] += 1
+        if self.page is not None:
+            self._import_if_frozen(self.page)
         return self._result(self.vpmu.rdpmc(ecx))
 
     def _msr_write(self) -> int:
         address, value = self._slot[exits.ADDRESS], self._slot[exits.VALUE]
-        self.stats.accesses[_MSR_WRITE << 32 | address] += 1
+        self.stats.accesses[_WRITES | address] += 1
         if address == msr.PV_PAGE and self._design.page:
             self._write_pv_page(value)
             return 0
-        if self.page is None:
-            return 0 if self.vpmu.wrmsr(address, value) else exits.FAULT_GP
-        if not self._import_if_frozen() or not self._write_with_page(address, value):
-            return exits.FAULT_GP
-        return 0
+        page_half = self.page
+        if page_half is None:
+            done = self.vpmu.wrmsr(address, value)
+        else:
+            done = self._import_if_frozen(page_half) and self._write_with_page(
+                page_half, address, value
+            )
+        return 0 if done else exits.FAULT_GP
 
-    def _write_with_page(self, address: int, value: int) -> bool:
-        assert self.page is not None
-        self.page.dirty = True
+    def _write_with_page(self, page_half: HostPage, address: int, value: int) -> bool:
+        page_half.dirty = True
         held = self.vpmu.held
         if address == msr.GLOBAL_CTRL:
             # The first GLOBAL_CTRL write after a freeze ends the hold; a refused one does not.
@@ -206,7 +217,7 @@ class HostVcpu:
         if not self.vpmu.wrmsr(address, value):
             self.vpmu.held = held
             return False
-        if self.page.running:
+        if page_half.running:
             self.vpmu.start_paused()
         return True
 
@@ -232,7 +243,7 @@ class HostVcpu:
     def _write_pv_page(self, value: int) -> None:
         """Register or unregister the page; a refusal leaves a code and everything trapping."""
         if self.page is not None:
-            self._import_if_frozen()
+            self._import_if_frozen(self.page)
             was_held = self.vpmu.held
             self.page.detach()
             self.page = None
@@ -326,13 +337,11 @@ class HostVcpu:
 
     def _publish_live(self) -> None:
         slot = self._slot
-        at = exits.LIVE_AT
-        for value in self.hardware.live():
+        live = self.hardware.live()
+        for at, value in enumerate(live, exits.LIVE_AT):
             slot[at] = value
-            at += 1
-        slot[exits.LIVE_COUNT] = (at - exits.LIVE_AT) // 2
-        self._live_version = self.hardware.version
-        slot[exits.LIVE_VERSION] = self._live_version
+        slot[exits.LIVE_COUNT] = len(live) // 2
+        self._live_version = slot[exits.LIVE_VERSION] = self.hardware.version
 
     # Helpers ----------------------------------------------------------------------------------
 
@@ -349,10 +358,9 @@ class HostVcpu:
             self.vpmu.in_guest = in_guest
             self.perf.handle_nmi()
 
-    def _import_if_frozen(self) -> bool:
-        if self.page is None or self.page.running:
-            return True
-        return self.page.import_words()
+    @staticmethod
+    def _import_if_frozen(page_half: HostPage) -> bool:
+        return page_half.running or page_half.import_words()
 
     def _result(self, value: int | None) -> int:
         if value is None:

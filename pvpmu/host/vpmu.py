@@ -42,7 +42,11 @@ _P6_TOLERATED = (0xC1, 0xC2, 0x186, 0x187)
 
 
 class Pmc:
-    """One guest counter (struct kvm_pmc). ``index`` is the global index, ``number`` its own."""
+    """One guest counter (struct kvm_pmc).
+
+    ``index`` is the global index, ``number`` its own; it counts up to ``mask`` and wraps at
+    ``wrap``.
+    """
 
     __slots__ = (
         "accumulator",
@@ -55,6 +59,7 @@ class Pmc:
         "is_paused",
         "mask",
         "number",
+        "wrap",
     )
 
     def __init__(self, index: int, mask: int) -> None:
@@ -63,6 +68,7 @@ class Pmc:
         self.fixed = index >= FIXED_BASE
         self.number = index - FIXED_BASE if self.fixed else index
         self.mask = mask
+        self.wrap = mask + 1
         self.accumulator = 0
         self.eventsel = 0
         self.event: PerfEvent | None = None
@@ -85,6 +91,12 @@ class Vpmu:
         self._perf = perf
         self._delivery = delivery
         self._skip_paused = skip_paused
+        # Reserved masks follow from CPUID: derived once, not at every write.
+        self._evtsel_reserved = cpuid.evtsel_reserved
+        self._fixed_ctrl_reserved = cpuid.fixed_ctrl_reserved
+        self._global_ctrl_reserved = cpuid.global_ctrl_reserved
+        self._ovf_ctrl_reserved = cpuid.ovf_ctrl_reserved
+        self._lvtpc_reserved = cpuid.lvtpc_reserved
         self.gp = [Pmc(i, cpuid.gp_mask) for i in range(cpuid.gp)]
         self.fixed = [Pmc(FIXED_BASE + j, cpuid.fixed_mask) for j in range(cpuid.fixed)]
         self._all = (*self.gp, *self.fixed)
@@ -108,11 +120,11 @@ class Vpmu:
     @property
     def not_counting(self) -> int:
         """Enabled counters without a running host event."""
-        missing = self.live
+        counting = 0
         for pmc in self._all:
             if pmc.event is not None and pmc.event.counting:
-                missing &= ~pmc.bit
-        return missing
+                counting |= pmc.bit
+        return self.live & ~counting
 
     # Register access -------------------------------------------------------------------------
 
@@ -200,7 +212,7 @@ class Vpmu:
         self.in_use |= pmc.bit
         if value == pmc.eventsel:
             return True
-        if value & self.cpuid.evtsel_reserved:
+        if value & self._evtsel_reserved:
             return False
         self.store_eventsel(pmc, value)
         self.reprogram(pmc)
@@ -209,7 +221,7 @@ class Vpmu:
     def _write_fixed_ctr_ctrl(self, value: int) -> bool:
         if value == self.fixed_ctr_ctrl:
             return True
-        if value & self.cpuid.fixed_ctrl_reserved:
+        if value & self._fixed_ctrl_reserved:
             return False
         changed = value ^ self.fixed_ctr_ctrl
         self.store_fixed_ctr_ctrl(value)
@@ -222,26 +234,29 @@ class Vpmu:
     def _write_global_ctrl(self, value: int) -> bool:
         if value == self.global_ctrl:
             return True
-        if value & self.cpuid.global_ctrl_reserved:
+        if value & self._global_ctrl_reserved:
             return False
         toggled = value ^ self.global_ctrl
         self.global_ctrl = value
         toggled_on = toggled & self.live
         for pmc in self._all:
             # For a counter without a host event that does not get enabled there is nothing to do.
-            if toggled & pmc.bit and (pmc.event is not None or toggled_on & pmc.bit):
-                self.reprogram(pmc)
+            if (toggled if pmc.event is not None else toggled_on) & pmc.bit:
+                if value & pmc.bit:
+                    self.reprogram(pmc)
+                else:
+                    self.pause(pmc)
         return True
 
     def _write_ovf_ctrl(self, value: int) -> bool:
-        if value & self.cpuid.ovf_ctrl_reserved:
+        if value & self._ovf_ctrl_reserved:
             return False
         self.global_status &= ~value
         self.ovf_ctrl = value
         return True
 
     def _write_lvtpc(self, value: int) -> bool:
-        if value & self.cpuid.lvtpc_reserved:
+        if value & self._lvtpc_reserved:
             return False
         self._delivery.lvtpc = value & self.cpuid.lvtpc_kept
         return True
@@ -286,8 +301,7 @@ class Vpmu:
 
     def reprogram(self, pmc: Pmc) -> None:
         """reprogram_gp_counter and reprogram_fixed_counter: pause, then start if enabled."""
-        if pmc.event is not None:
-            self.pause(pmc)
+        self.pause(pmc)
         if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
             return
         if pmc.config == pmc.eventsel and self._resume(pmc):
@@ -309,7 +323,7 @@ class Vpmu:
         """Stop every enabled counter (freeze)."""
         live = self.live
         for pmc in self._all:
-            if live & pmc.bit:
+            if pmc.event is not None and live & pmc.bit:
                 self.pause(pmc)
 
     def handle_pmu_request(self, *, pause_only: bool) -> None:
@@ -317,8 +331,9 @@ class Vpmu:
 
         ``pause_only``: the counters are about to be frozen, so that restarting is wasted.
         """
+        requested = self.reprogram_pmi
         for pmc in self._all:
-            if not self.reprogram_pmi & pmc.bit:
+            if not requested & pmc.bit:
                 continue
             if pmc.event is None or pause_only:
                 self.reprogram_pmi &= ~pmc.bit
@@ -347,12 +362,16 @@ class Vpmu:
         self.held = False
 
     def _resume(self, pmc: Pmc) -> bool:
-        event, perf = pmc.event, self._perf
-        if event is None or not perf.period(event, _sample_period(pmc, pmc.accumulator)):
+        event = pmc.event
+        if event is None:
+            return False
+        perf = self._perf
+        if not perf.period(event, pmc.wrap - (pmc.accumulator & pmc.mask)):
             return False
         perf.enable(event)
         pmc.is_paused = False
-        self.reprogram_pmi &= ~pmc.bit
+        if self.reprogram_pmi:
+            self.reprogram_pmi &= ~pmc.bit
         return True
 
     def _release(self, pmc: Pmc) -> None:
@@ -403,7 +422,7 @@ def sign_extended(value: int) -> int:
 
 def _sample_period(pmc: Pmc, value: int) -> int:
     """get_sample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
-    return -value & pmc.mask or pmc.mask + 1
+    return pmc.wrap - (value & pmc.mask)
 
 
 def _refuse(_: int) -> bool:
