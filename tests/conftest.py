@@ -118,6 +118,9 @@ class Window:
             self.fire()
             self.quiet = False
 
+    def __len__(self) -> int:
+        return len(self._words)
+
     def __getitem__(self, index: int) -> int:
         self.moment()
         value: int = self._words[index]

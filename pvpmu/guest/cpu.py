@@ -133,9 +133,13 @@ class Vcpu:
         version, offered, register, _ = self.cpuid(exits.LEAF_FEATURES)
         if version != page.PAGE_VERSION:
             return False
-        wanted = offered & page.FEATURES_KNOWN
-        self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
         words = memory[address // 8 : (address + PAGE_SIZE) // 8]
+        if len(words) * 8 != PAGE_SIZE:
+            return False
+        wanted = offered & page.FEATURES_KNOWN
+        # The memory may hold anything, a ready word of an earlier life too.
+        words[page.VERSION] = 0
+        self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
         if words[page.VERSION] != page.PAGE_VERSION:
             return False
         seam = self.seam

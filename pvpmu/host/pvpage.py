@@ -164,8 +164,7 @@ class HostPage:
         for turn in changed:
             self._apply(turn, copy[turn.offset])
             self._published[turn.offset] = copy[turn.offset]
-        if not ovf_ctrl & self._vpmu.cpuid.ovf_ctrl_reserved:
-            self._vpmu.ovf_ctrl = ovf_ctrl
+        self._take_ovf_ctrl(ovf_ctrl)
         if released and not self._vpmu.live:
             # With live != 0 the release takes effect in the COMMIT that is about to follow it.
             self._vpmu.held = False
@@ -194,9 +193,14 @@ class HostPage:
         self.dirty = False
 
     def detach(self) -> None:
-        """Take the page out of use: the ready word is zeroed first."""
+        """Take the page out of use: the ready word is zeroed first; OVF_CTRL is taken along."""
         self._words[page.VERSION] = 0
+        self._take_ovf_ctrl(self._words[page.OVF_CTRL])
         self._vpmu.held = False
+
+    def _take_ovf_ctrl(self, value: int) -> None:
+        if not value & self._vpmu.cpuid.ovf_ctrl_reserved:
+            self._vpmu.ovf_ctrl = value
 
     def _store_turns(self) -> None:
         values = self._turn_values()

@@ -37,6 +37,8 @@ _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
+_COUNTED = frozenset((*msr.BY_ADDRESS, *msr.RDPMC_INDICES))
+_UNKNOWN_ADDRESS = 0xFFFF_FFFF
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
 # High halves of the keys of HostStats.accesses.
@@ -80,6 +82,7 @@ class HostVcpu:
         self.result: HostStats | None = None
         self._live_version = 0
         self._generation = 0
+        self.page: HostPage | None = None
         self._handlers: dict[int, Callable[[], int]] = {
             _MSR_READ: self._msr_read,
             _MSR_WRITE: self._msr_write,
@@ -92,12 +95,14 @@ class HostVcpu:
         self.reset()
 
     def reset(self) -> None:
-        """Power-on: a new vPMU, nothing pending, no page (its memory stays as it is)."""
+        """Power-on: a new vPMU, nothing pending; a registered page is given back, not ready."""
+        if self.page is not None:
+            self.page.detach()
         self.hardware = PhysicalPmu(version=self._live_version + 1)
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery()
         self.vpmu = Vpmu(self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused)
-        self.page: HostPage | None = None
+        self.page = None
         self.stats = HostStats(self.delivery.counts)
         self._pv_page = 0
         self._pv_status = Registration.NONE
@@ -134,7 +139,7 @@ class HostVcpu:
         if request & exits.STRAY_PMI:
             delivery.counts.stray += 1
             delivery.queue_nmi(pmi=True)
-        if delivery.requests or delivery.irq_work or delivery.pending:
+        if delivery.requests or delivery.pending:
             flags |= self._deliver()
         if self.page is not None and self.page.dirty:
             self.page.publish()
@@ -146,7 +151,9 @@ class HostVcpu:
     def _measure(self, reason: int) -> None:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
         request = self._slot[exits.REQUEST]
-        if request & (exits.RETIRED_USER | exits.RETIRED_KERNEL):
+        if self.page is not None:
+            self.page.load_status()
+        if request & _RETIRED:
             self._retire(request, in_guest=False)
         self._slot[exits.REPLY] = 0
         if reason != ExitReason.CONTROL:
@@ -175,7 +182,7 @@ class HostVcpu:
 
     def _msr_read(self) -> int:
         address = self._slot[exits.ADDRESS]
-        self.stats.accesses[_READS | address] += 1
+        self._count_access(_READS, address)
         if address in _PV_REGISTERS:
             if not self._design.page:
                 return exits.FAULT_GP
@@ -188,14 +195,14 @@ class HostVcpu:
 
     def _rdpmc(self) -> int:
         ecx = self._slot[exits.ADDRESS]
-        self.stats.accesses[_RDPMCS | ecx] += 1
+        self._count_access(_RDPMCS, ecx)
         if self.page is not None:
             self._import_if_frozen(self.page)
         return self._result(self.vpmu.rdpmc(ecx))
 
     def _msr_write(self) -> int:
         address, value = self._slot[exits.ADDRESS], self._slot[exits.VALUE]
-        self.stats.accesses[_WRITES | address] += 1
+        self._count_access(_WRITES, address)
         if address == msr.PV_PAGE and self._design.page:
             self._write_pv_page(value)
             return 0
@@ -272,14 +279,16 @@ class HostVcpu:
             self._pv_page = value
             self._pv_status = Registration.OK
 
+    def _count_access(self, reason: int, address: int) -> None:
+        # A guest may try any address: what is no register counts as one.
+        known = address if address in _COUNTED else _UNKNOWN_ADDRESS
+        self.stats.accesses[reason | known] += 1
+
     # VM-entry ---------------------------------------------------------------------------------
 
     def _deliver(self) -> int:
         """Serve requests and inject: reply flags."""
         delivery = self.delivery
-        if delivery.irq_work:
-            self._deliver_pmi()
-            delivery.irq_work = False
         self._serve_requests()
         if not delivery.pending:
             return 0
@@ -357,6 +366,11 @@ class HostVcpu:
             # is the PMI itself, KVM's callback sees it outside the guest.
             self.vpmu.in_guest = in_guest
             self.perf.handle_nmi()
+            if self.delivery.irq_work:
+                # Its interrupt comes as soon as the host enables interrupts, which is before it
+                # handles the exit: LVTPC is what it was when the guest exited.
+                self._deliver_pmi()
+                self.delivery.irq_work = False
 
     @staticmethod
     def _import_if_frozen(page_half: HostPage) -> bool:

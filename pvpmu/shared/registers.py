@@ -222,3 +222,10 @@ FULL_WIDTH_WRITES = 1 << 13
 
 RDPMC_FIXED = 1 << 30
 RDPMC_FAST = 1 << 31
+RDPMC_INDICES = tuple(
+    bank | number | mode
+    for bank, numbers in ((0, MAX_GP), (RDPMC_FIXED, MAX_FIXED))
+    for number in range(numbers)
+    for mode in (0, RDPMC_FAST)
+)
+"""Every ECX that RDPMC can take on the largest PMU."""

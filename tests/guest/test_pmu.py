@@ -294,7 +294,8 @@ def test_counts_are_exact_across_wraps_of_any_width(
     cpu = fake_cpu()
     cpu.rdpmc = lambda _: value
     driver = PmuDriver(cpu, PmuCpuid(gp_width=width, fixed_width=width))
-    hw = HwEvent(BY_NAME["branch-misses"], 1000, counter=0, prev=value, left=1000)
+    hw = HwEvent(BY_NAME["branch-misses"], 1000, prev=value, left=1000)
+    assert driver.assign(hw)
     for span in spans:
         value = value + span & mask
         driver.update(hw)
