@@ -26,11 +26,6 @@ class Reference:
     msr_read: dict[str, int] = field(default_factory=dict)
     handler_ns: dict[str, float] = field(default_factory=dict)
 
-    def row(self, op: str, name: str) -> int | None:
-        """The published number of accesses, None where nothing was published."""
-        rows = {"msr_write": self.msr_write, "msr_read": self.msr_read, "rdpmc": self.exits}
-        return rows[op].get(name)
-
 
 def load_reference(name: str) -> Reference | None:
     """Load a shipped reference; None for no name. Raises :class:`UsageError`."""

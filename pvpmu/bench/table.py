@@ -222,7 +222,8 @@ def _title(result: Json) -> str:
         f"transport {result['transport']}"
         + (f" (--pin {result['pin']})" if result["pin"] else "")
         + f", {runs} run{'s' * (runs > 1)} on {vcpus} vCPU{'s' * (vcpus > 1)}"
-        + f" (numbers are sums over both), seed {result['seed']}"
+        + (" (numbers are sums over them)" if runs * vcpus > 1 else "")
+        + f", seed {result['seed']}"
     )
 
 

@@ -44,7 +44,8 @@ class Totals:
     ``guest``: the guest's own counts. ``accesses``, ``exits_guest``: by (op, address).
     ``exits_host``: the same exits as the host counted them. ``exits``: by reason number.
     ``error``: by event number, the sum of absolute errors. ``runs``: recorded runs (one for each
-    run and vCPU). ``unequal``: timed passes whose samples differed from the recorded ones.
+    run and vCPU). ``lost``: PMIs raised, neither delivered nor coalesced, nor on their way at the
+    end. ``unequal``: timed passes whose samples differed from the recorded ones.
     """
 
     guest: Counter[str] = field(default_factory=Counter)
@@ -65,6 +66,7 @@ class Totals:
     timer_ns: Ns = 0
     runs: int = 0
     unequal: int = 0
+    lost: int = 0
     page_registered: bool = False
     _samples: list[str] = field(default_factory=list)
     _sequence: list[str] = field(default_factory=list)
@@ -95,13 +97,6 @@ class Totals:
         self.timer_ns = max(self.timer_ns, report.timer_ns)
         self.unequal += report.counts.samples_digest != recorded.counts.samples_digest
 
-    @property
-    def lost(self) -> int:
-        """PMIs raised, neither delivered nor coalesced, and not on their way at the end."""
-        pmi = self.pmi
-        came = pmi["raised"] + pmi["stray"]
-        return came - pmi["delivered"] - pmi["coalesced"] - pmi["undelivered"]
-
     def _add_guest(self, counts: Counts) -> None:
         for name in _GUEST_COUNTS:
             self.guest[name] += getattr(counts, name)
@@ -130,8 +125,13 @@ class Totals:
                 total[kind] += count
         for index, exits in enumerate(stats.exits_by):
             self.exits_by[index] += exits
-        self.pmi.update(stats.pmi)
+        pmi = stats.pmi
+        self.pmi.update(pmi)
         self.pmi["undelivered"] += stats.undelivered
+        came = pmi["raised"] + pmi["stray"]
+        lost = came - pmi["delivered"] - pmi["coalesced"] - stats.undelivered
+        # By run, so that a surplus here never hides a loss there.
+        self.lost += abs(lost)
 
 
 def _combined(digests: list[str]) -> str:

@@ -24,6 +24,7 @@ from pvpmu.shared.units import Cycles, Ns
 # Plain ints: an IntEnum member is slow to look up and to combine with flags.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
 _NMI_WINDOW = int(ExitReason.NMI_WINDOW)
+_MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 
 _OPS = {
@@ -137,8 +138,10 @@ class Vcpu:
         if len(words) * 8 != PAGE_SIZE:
             return False
         wanted = offered & page.FEATURES_KNOWN
-        # The memory may hold anything, a ready word of an earlier life too.
+        # Until it is registered the page is the guest's, and it may hold anything: a ready word of
+        # an earlier life, and not what OVF_CTRL was last written with.
         words[page.VERSION] = 0
+        words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL)
         self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
         if words[page.VERSION] != page.PAGE_VERSION:
             return False

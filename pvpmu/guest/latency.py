@@ -45,7 +45,7 @@ class LatencyReport:
     """Mean ns per access of each batch, loop cost subtracted.
 
     ``floors``: by ROUND_TRIP (absent inline), WORD_READ, WORD_WRITE. ``page_read`` and
-    ``page_write``: by register name, FROZEN; ``plain``: those that are one load or one store.
+    ``page_write``: by register name, FROZEN; ``plain``: those that are one load and one store.
     ``exit``: the trapped accesses, without a page.
     """
 

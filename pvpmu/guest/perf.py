@@ -135,7 +135,9 @@ class PerfCore:
         self._driver.enable([event.hw for event in self._place(now)])
 
     def sched_out(self, now: Ns) -> None:
-        """The task loses the CPU: take every event off, with its count."""
+        """The task loses the CPU, if it had it: take every event off, with its count."""
+        if not self._scheduled:
+            return
         self._account(now)
         self._driver.disable()
         self._take_off()

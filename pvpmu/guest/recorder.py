@@ -84,6 +84,8 @@ class Recorder:
     def end(self, operation: str) -> None:
         """The innermost operation ends and turns out to be ``operation``."""
         done = self._open.pop()
+        if self.closed:
+            return
         total = self.operations[operation]
         total.count += 1
         total.accesses += done.accesses

@@ -97,6 +97,7 @@ class GuestRun:
             sample_capacity=hooks.sample_capacity,
         )
         self.counts = Counts()
+        self._settling = False
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
         self._retired = [0] * KINDS
@@ -125,7 +126,7 @@ class GuestRun:
         counts = self.counts
         counts.samples = self.core.samples.total
         counts.samples_digest = self.core.samples.digest
-        vcpu.on_nmi = handler
+        self._settling = True
         if self._recorder is not None:
             self._recorder.closed = True
         self.core.sched_out(self._program.now)
@@ -229,6 +230,10 @@ class GuestRun:
             self._recorder.end(name)
 
     def _handle_nmi(self) -> None:
+        if self._settling:
+            # A PMI that was on its way when the measured window ended.
+            self.core.handle_nmi(self._program.now, self._program.ip)
+            return
         recorder = self._recorder
         enabled = self._driver.enabled
         if recorder is not None:

@@ -108,11 +108,3 @@ class PmiDelivery:
     def inject(self) -> bool:
         """Take the first pending NMI; returns whether it was a PMI's."""
         return self.pending.pop(0)
-
-    def reset(self) -> None:
-        """vCPU reset: LVTPC masked, nothing pending."""
-        self.lvtpc = LVT_MASKED
-        self.requests = 0
-        self.irq_work = False
-        self._queued.clear()
-        self.pending.clear()

@@ -117,7 +117,7 @@ class HostVcpu:
         request = slot[exits.REQUEST]
         reason = request & exits.REASON_MASK
         if reason >= _FLOOR:
-            self._measure(reason)
+            self._measure(request, reason)
             return reason
         stats = self.stats
         stats.exits[reason] += 1
@@ -148,9 +148,8 @@ class HostVcpu:
         slot[exits.REPLY] = flags
         return reason
 
-    def _measure(self, reason: int) -> None:
+    def _measure(self, request: int, reason: int) -> None:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
-        request = self._slot[exits.REQUEST]
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:

@@ -352,15 +352,6 @@ class Vpmu:
                 self._release(pmc)
         self.in_use = 0
 
-    def reset(self) -> None:
-        """kvm_pmu_reset: stop everything, clear every register."""
-        for pmc in self._all:
-            self._release(pmc)
-            pmc.accumulator = pmc.eventsel = 0
-        self.global_ctrl = self.global_status = self.ovf_ctrl = 0
-        self.fixed_ctr_ctrl = self.own_enable = self.reprogram_pmi = 0
-        self.held = False
-
     def _resume(self, pmc: Pmc) -> bool:
         event = pmc.event
         if event is None:

@@ -14,10 +14,13 @@ a live host segment has no owner.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +37,8 @@ _PREFIX = "pvpmu."
 _VM_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>host|guest)")
 _SEMAPHORE_FILE = re.compile(r"sem\.(?P<name>pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry))")
-_UNREADY_GRACE_S = 60
+_LOCK_TIMEOUT_S = 10
+_LOCK_RETRY_S = 0.002
 
 SEMAPHORES = ("exit", "entry")
 MAGIC = int.from_bytes(b"pvpmu-sm", "little")
@@ -91,29 +95,25 @@ class Segment:
         Raises :class:`NameInUseError` when the name exists and its owner lives; a dead owner's
         name is removed first. Raises :class:`ResourceError` when memory is refused.
         """
-        if _owner_lives(_SHM / name):
-            raise NameInUseError(f"{name}: in use by a live process; choose another --name")
-        for attempt in (1, 2):
+        with _names_locked():
+            if _owner_lives(_SHM / name):
+                raise NameInUseError(f"{name}: in use by a live process; choose another --name")
+            _remove(name)
             try:
                 segment = cls(_open(name, create=True, size=HEADER_SIZE + size), owned=True)
-                break
-            except FileExistsError:
-                if attempt == 2:
-                    raise NameInUseError(f"{name}: in use; choose another --name") from None
-                _remove(name)
             except OSError as error:
                 raise ResourceError(f"{name}: cannot make {size} bytes: {error}") from None
-        try:
-            with (_SHM / name).open("r+b") as file:
-                # Pages that cannot be had must fail here, not as SIGBUS at the first store.
-                os.posix_fallocate(file.fileno(), 0, HEADER_SIZE + size)
-        except OSError as error:
-            segment.close()
-            raise ResourceError(f"{name}: cannot make {size} bytes: {error.strerror}") from None
-        segment.header[_VERSION] = SEGMENT_VERSION
-        segment.header[_PID] = os.getpid()
-        segment.header[_START] = _start_time(os.getpid()) or 0
-        segment.header[_READY] = MAGIC
+            try:
+                with (_SHM / name).open("r+b") as file:
+                    # Memory that cannot be had must fail here, not as SIGBUS at the first store.
+                    os.posix_fallocate(file.fileno(), 0, HEADER_SIZE + size)
+            except OSError as error:
+                segment.close()
+                raise ResourceError(f"{name}: cannot make {size} bytes: {error.strerror}") from None
+            segment.header[_VERSION] = SEGMENT_VERSION
+            segment.header[_PID] = os.getpid()
+            segment.header[_START] = _start_time(os.getpid()) or 0
+            segment.header[_READY] = MAGIC
         return segment
 
     @classmethod
@@ -198,6 +198,11 @@ def remove_semaphore(semaphore: posix_ipc.Semaphore) -> None:
 
 def cleanup() -> tuple[list[str], list[str]]:
     """Remove names whose owners are dead; returns (removed, kept) files of ``/dev/shm``."""
+    with _names_locked():
+        return _cleanup()
+
+
+def _cleanup() -> tuple[list[str], list[str]]:
     removed, kept = [], []
     files = [path for path in sorted(_SHM.iterdir()) if path.is_file()]
     live_hosts = set()
@@ -222,6 +227,26 @@ def cleanup() -> tuple[list[str], list[str]]:
     return removed, kept
 
 
+@contextlib.contextmanager
+def _names_locked() -> Iterator[None]:
+    """Nobody else of this user makes or removes names meanwhile.
+
+    Looking at an owner and removing its name are two steps. The lock is an abstract socket: it
+    goes with its process and leaves no file. Raises :class:`ResourceError` after a while.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                lock.bind(f"\0pvpmu-names-{os.getuid()}")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                    raise ResourceError(f"names in {_SHM}: cannot lock: {error}") from None
+            time.sleep(_LOCK_RETRY_S)
+        yield
+
+
 def _open(name: str, *, create: bool, size: int) -> shared_memory.SharedMemory:
     """Open without the resource tracker, which would remove other processes' names."""
     if sys.version_info >= (3, 13):
@@ -241,20 +266,22 @@ def _remove(name: str) -> bool:
 
 
 def _owner_lives(path: Path) -> bool:
-    """Whether the process that made the segment still runs (or may: it is being made)."""
+    """Whether the process that made the segment still runs.
+
+    Names are locked, so that a header that is not ready has an owner that died while making it.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(HEADER_SIZE)
-            age = time.time() - os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return False
     except OSError:
         return True
     if len(raw) < HEADER_SIZE:
-        return age < _UNREADY_GRACE_S
+        return False
     words = memoryview(raw).cast("Q")
     if words[_READY] != MAGIC:
-        return age < _UNREADY_GRACE_S
+        return False
     return _start_time(words[_PID]) == words[_START]
 
 

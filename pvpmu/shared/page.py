@@ -50,7 +50,9 @@ RAISED = PAGE.word("raised", "host's half of GLOBAL_STATUS")
 FREEZE_SEQ = PAGE.word("freeze_seq", "count of freezes; a hold lasts while release_seq differs")
 PMI_SEQ = PAGE.word("pmi_seq", "count of PMIs injected")
 NOT_COUNTING = PAGE.word("not_counting", "live counters without a running host event")
-REJECTED = PAGE.word("rejected", "page words refused by the last COMMIT or import, by slot bit")
+REJECTED = PAGE.word(
+    "rejected", "words refused by the last COMMIT or import: bit n is word n after global_ctrl"
+)
 REJECT_REASON = PAGE.word("reject_reason", "first refused register: address 63:32, code 31:0")
 SEQ = PAGE.word("seq", "odd while the host stores; for readers on other CPUs")
 

@@ -160,12 +160,12 @@ def _single_registers() -> Iterator[Register]:
     yield single(
         0x5056_5000, "MSR_PVPMU_PAGE", Role.PV_PAGE, Access.READ_WRITE, _nothing,
         "the paravirtual leaf is absent", "page address 63:12, wanted features 11:1, enable 0",
-        "docs/protocol: registration",
+        "docs/design.md: the page",
     )  # fmt: skip
     yield single(
         0x5056_5001, "MSR_PVPMU_STATUS", Role.PV_STATUS, Access.READ_ONLY, _everything,
         "every guest write; the paravirtual leaf is absent", "code of the last registration",
-        "docs/protocol: registration",
+        "docs/design.md: the page",
     )  # fmt: skip
 
 

@@ -117,7 +117,7 @@ def spoiled(name: str, measured: Measured) -> Measured:
     bad = deepcopy(measured)
     totals = bad.totals["page"]
     if name == "no PMI lost":
-        totals.pmi["raised"] += 1
+        totals.lost += 1
     elif name == "count error 0":
         totals.error[0] += 1
     elif name == "host and guest count the same PMU exits":

@@ -127,16 +127,3 @@ def test_a_foreign_nmi_is_no_pending_pmi() -> None:
     delivery.process_nmis(blocked=False)
     assert not delivery.pmi_pending
     assert delivery.undelivered == 0
-
-
-def test_reset_masks_lvtpc_and_drops_everything() -> None:
-    delivery = unmasked()
-    delivery.raise_pmi(in_guest=True)
-    delivery.raise_pmi(in_guest=False)
-    delivery.queue_nmi(pmi=True)
-    delivery.process_nmis(blocked=False)
-    delivery.queue_nmi(pmi=True)
-    delivery.irq_work = True
-    delivery.reset()
-    assert (delivery.lvtpc, delivery.requests) == (MASKED, 0)
-    assert not delivery.pmi_pending

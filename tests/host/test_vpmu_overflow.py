@@ -198,13 +198,3 @@ def test_legacy_and_fixed_writes_mark_a_counter_in_use_and_reads_never_do(
     assert bench.vpmu.in_use == 0
     bench.write(address, 1)
     assert bench.vpmu.in_use == marks
-
-
-def test_reset_clears_global_ctrl_and_stops_everything(new_bench: New) -> None:
-    bench = new_bench()
-    bench.start_four()
-    bench.retire(branches=1000)
-    bench.vpmu.reset()
-    for address in (msr.GLOBAL_CTRL, msr.GLOBAL_STATUS, msr.FIXED_CTR_CTRL, EVTSEL0, PMC0, FIXED0):
-        assert bench.read(address) == 0
-    assert bench.hardware.started == []

@@ -13,7 +13,6 @@ import pytest
 from pvpmu.shared import memory
 from pvpmu.shared.errors import NameInUseError, PeerError, ResourceError, UsageError
 from pvpmu.shared.memory import (
-    HEADER_SIZE,
     SEGMENT_HEADER,
     Segment,
     attach_semaphore,
@@ -124,17 +123,6 @@ def test_a_process_that_reuses_the_owners_id_is_not_the_owner(vm: str) -> None:
         segment.header[PID] = os.getpid()
     with Segment.create(name, 4096) as segment:
         assert segment.words[0] == 0
-
-
-@pytest.mark.parametrize("size", [0, 100, HEADER_SIZE])
-def test_a_fresh_name_without_a_ready_header_may_still_be_in_the_making(vm: str, size: int) -> None:
-    path = SHM / segment_name(vm, "host")
-    path.write_bytes(bytes(size))
-    with pytest.raises(NameInUseError):
-        Segment.create(path.name, 4096)
-    os.utime(path, (0, 0))
-    with Segment.create(path.name, 4096):
-        pass
 
 
 def test_attaching_to_no_segment_is_a_peer_error(vm: str) -> None:
