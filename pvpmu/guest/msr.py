@@ -91,19 +91,19 @@ class Seam:
 
     def rdmsr(self, address: MsrAddress) -> int:
         """Return the 64-bit value; raises :class:`GeneralProtectionError`."""
-        if address in self._read_word:
-            return self._words[self._read_word[address]]
+        index = self._read_word.get(address)
+        if index is not None:
+            return self._words[index]
         if address in self._read:
             return self._read[address]()
         return self._exit(_MSR_READ, address)
 
     def wrmsr(self, address: MsrAddress, value: int) -> None:
         """Write 64 bits; raises :class:`GeneralProtectionError`."""
-        if address in self._write_word:
-            index, refused = self._write_word[address]
-            if not value & refused:
-                self._words[index] = value
-                return
+        word = self._write_word.get(address)
+        if word is not None and not value & word[1]:
+            self._words[word[0]] = value
+            return
         if address in self._write:
             self._write[address](value)
         else:
@@ -111,8 +111,9 @@ class Seam:
 
     def rdpmc(self, ecx: int) -> int:
         """Return a counter, 64 bits (32 in fast mode); raises :class:`GeneralProtectionError`."""
-        if ecx in self._rdpmc_word:
-            return self._words[self._rdpmc_word[ecx]]
+        index = self._rdpmc_word.get(ecx)
+        if index is not None:
+            return self._words[index]
         if ecx in self._rdpmc:
             return self._rdpmc[ecx]()
         return self._exit(_RDPMC, ecx)
