@@ -14,7 +14,8 @@ from pvpmu.guest.machine import Job, Machine
 from pvpmu.guest.session import OnProgress, Session, memory_needed, open_session
 from pvpmu.guest.worker import page_address
 from pvpmu.host.pmi import PmiCounts
-from pvpmu.host.vcpu import HostStats, HostVcpu
+from pvpmu.host.stats import HostStats
+from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.worker import stats_message
 from pvpmu.shared.control import Stats
 from pvpmu.shared.cpuid import PmuCpuid

@@ -5,9 +5,7 @@ Source: ``vmx_handle_exit``, ``vcpu_enter_guest`` (request order NMI, PMU, PMI; 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.perf import PerfContext
@@ -20,6 +18,7 @@ from pvpmu.host.pmi import (
     deliverable,
 )
 from pvpmu.host.pvpage import HostPage, Registration
+from pvpmu.host.stats import KIND_BITS, KIND_MASK, HostStats
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import cpuid as leaf_a
 from pvpmu.shared import exits, page
@@ -28,7 +27,6 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
-from pvpmu.shared.tally import DELIVERY, HANDLER, OTHER, PLACES, TALLY_WORDS
 
 # Plain ints: comparing with an IntEnum member costs more than the rest of a short exit.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
@@ -37,28 +35,8 @@ _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
-_COUNTED = frozenset((*msr.BY_ADDRESS, *msr.RDPMC_INDICES))
-_UNKNOWN_ADDRESS = 0xFFFF_FFFF
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
-# High halves of the keys of HostStats.accesses.
-_READS, _WRITES, _RDPMCS = _MSR_READ << 32, _MSR_WRITE << 32, _RDPMC << 32
-
-
-@dataclass(slots=True)
-class HostStats:
-    """Counts since START. ``tallies`` and ``exits_by`` are indexed by place.
-
-    ``undelivered``: PMIs raised and still on their way when the counting ended.
-    """
-
-    pmi: PmiCounts
-    exits: list[int] = field(default_factory=lambda: [0] * (exits.REASON_MASK + 1))
-    accesses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    """Exit reason << 32 | MSR address or RDPMC index, to exits."""
-    tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
-    exits_by: list[int] = field(default_factory=lambda: [0] * len(PLACES))
-    undelivered: int = 0
 
 
 def _refused() -> int:
@@ -120,16 +98,13 @@ class HostVcpu:
             self._measure(request, reason)
             return reason
         stats = self.stats
-        stats.exits[reason] += 1
+        kind = request & KIND_MASK
+        try:
+            stats.counts[slot[exits.ADDRESS] << KIND_BITS | kind] += 1
+        except KeyError:
+            stats.count_unknown(kind)
+        self.perf.tally = stats.tally_of[kind]
         self._blocked = request & exits.NMI_BLOCKED
-        if self._blocked:
-            place = HANDLER
-        elif reason == _EXCEPTION_NMI or reason == _NMI_WINDOW:  # noqa: PLR1714, SIM109 (hot path)
-            place = DELIVERY
-        else:
-            place = OTHER
-        self.perf.tally = stats.tallies[place]
-        stats.exits_by[place] += 1
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
@@ -181,7 +156,6 @@ class HostVcpu:
 
     def _msr_read(self) -> int:
         address = self._slot[exits.ADDRESS]
-        self._count_access(_READS, address)
         if address in _PV_REGISTERS:
             if not self._design.page:
                 return exits.FAULT_GP
@@ -194,14 +168,12 @@ class HostVcpu:
 
     def _rdpmc(self) -> int:
         ecx = self._slot[exits.ADDRESS]
-        self._count_access(_RDPMCS, ecx)
         if self.page is not None:
             self._import_if_frozen(self.page)
         return self._result(self.vpmu.rdpmc(ecx))
 
     def _msr_write(self) -> int:
         address, value = self._slot[exits.ADDRESS], self._slot[exits.VALUE]
-        self._count_access(_WRITES, address)
         if address == msr.PV_PAGE and self._design.page:
             self._write_pv_page(value)
             return 0
@@ -277,11 +249,6 @@ class HostVcpu:
             )
             self._pv_page = value
             self._pv_status = Registration.OK
-
-    def _count_access(self, reason: int, address: int) -> None:
-        # A guest may try any address: what is no register counts as one.
-        known = address if address in _COUNTED else _UNKNOWN_ADDRESS
-        self.stats.accesses[reason | known] += 1
 
     # VM-entry ---------------------------------------------------------------------------------
 

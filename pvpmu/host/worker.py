@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pvpmu.host.vcpu import HostStats, HostVcpu
+from pvpmu.host.stats import HostStats
+from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
@@ -41,12 +42,12 @@ def stats_message(stats: HostStats) -> VcpuStats:
     """Statistics in the form that crosses to the guest."""
     counts = stats.pmi
     return VcpuStats(
-        exits={reason: count for reason, count in enumerate(stats.exits) if count},
+        exits=dict(stats.exits),
         accesses=[
-            (key >> 32, key & 0xFFFF_FFFF, count) for key, count in sorted(stats.accesses.items())
+            (reason, address, count) for (reason, address), count in sorted(stats.accesses.items())
         ],
         tallies=[list(tally) for tally in stats.tallies],
-        exits_by=list(stats.exits_by),
+        exits_by=stats.exits_by,
         pmi={name: getattr(counts, name) for name in counts.__slots__},
         undelivered=stats.undelivered,
     )
