@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,10 +37,9 @@ def document(
     reference: Reference | None,
 ) -> Json:
     """The whole result as plain JSON values."""
-    floors = _floors(measured.latency.values())
     models = list(models)
     designs = [
-        _design(config, name, totals, measured.latency[name], models, floors)
+        _design(config, name, totals, measured.latency[name], models)
         for name, totals in measured.totals.items()
     ]
     result: Json = {
@@ -54,7 +54,7 @@ def document(
         "runs": config.runs,
         "vcpus": config.vcpus,
         "environment": _environment(),
-        "floors": floors,
+        "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
         "models": {model.name: model.summary for model in models},
         "reference": _reference(reference),
@@ -70,7 +70,6 @@ def _design(
     totals: Totals,
     latency: LatencyReport,
     models: list[CostModel],
-    floors: Json,
 ) -> Json:
     guest = totals.guest
     nmis = totals.exits[ExitReason.EXCEPTION_NMI]
@@ -136,7 +135,7 @@ def _design(
         },
         "handler_ns": totals.handler.summary(),
         "timer_ns": totals.timer_ns,
-        "ratios": _ratios(latency, floors),
+        "ratios": _ratios(latency),
         "access_ns": {
             "page_read": _accesses(latency.page_read, latency.plain),
             "page_write": _accesses(latency.page_write, latency.plain),
@@ -226,29 +225,34 @@ def _exits(latency: LatencyReport) -> Json:
     }
 
 
-def _ratios(latency: LatencyReport, floors: Json) -> Json:
-    """p50s against the floors of the same run; None where there is nothing to compare."""
-    status = summarize(latency.exit[BY_ADDRESS[msr.GLOBAL_STATUS].name])["p50"]
+def _ratios(latency: LatencyReport) -> Json:
+    """Accesses against the floors of the same round, median over rounds; None without a floor.
 
-    def worst(
-        by_register: dict[str, list[float]], names: Iterable[str], floor: float
-    ) -> float | None:
-        p50s = [summarize(by_register[name])["p50"] for name in names if name in by_register]
-        return _over(max(p50s), floor) if p50s else None
+    The machine's speed changes within a run, so that only neighbours in time compare.
+    """
+    floors = latency.floors
+    status = latency.exit[BY_ADDRESS[msr.GLOBAL_STATUS].name]
 
-    ratios = {"exit_to_round_trip": _over(status, floors[f"{ROUND_TRIP}_ns"])}
+    def worst(by_register: dict[str, list[float]], floor: list[float]) -> float | None:
+        return max((_paired(batches, floor) for batches in by_register.values()), default=None)
+
+    ratios: dict[str, float | None] = {"exit_to_round_trip": None}
+    if ROUND_TRIP in floors:
+        ratios["exit_to_round_trip"] = _paired(status, floors[ROUND_TRIP])
     for key, by_register, floor in (
-        ("read", latency.page_read, floors[f"{WORD_READ}_ns"]),
-        ("write", latency.page_write, floors[f"{WORD_WRITE}_ns"]),
+        ("read", latency.page_read, floors[WORD_READ]),
+        ("write", latency.page_write, floors[WORD_WRITE]),
     ):
-        ratios[f"plain_page_{key}_to_word"] = worst(by_register, latency.plain, floor)
-        ratios[f"any_page_{key}_to_word"] = worst(by_register, by_register, floor)
-        ratios[f"any_page_{key}_to_exit"] = worst(by_register, by_register, status)
+        plain = {name: by_register[name] for name in latency.plain if name in by_register}
+        ratios[f"plain_page_{key}_to_word"] = worst(plain, floor)
+        ratios[f"any_page_{key}_to_word"] = worst(by_register, floor)
+        ratios[f"any_page_{key}_to_exit"] = worst(by_register, status)
     return {key: value and round(value, 3) for key, value in ratios.items()}
 
 
-def _over(value: float, floor: float | None) -> float | None:
-    return value / floor if floor else None
+def _paired(batches: list[float], floor: list[float]) -> float:
+    # A floor of 0 can only be a clock too coarse for it.
+    return statistics.median(ns / max(by, 0.1) for ns, by in zip(batches, floor, strict=True))
 
 
 def _floors(reports: Iterable[LatencyReport]) -> Json:

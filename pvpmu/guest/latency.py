@@ -234,14 +234,15 @@ def _rdpmc(vcpu: Vcpu) -> Probe:
 def _write(vcpu: Vcpu, guest_page: GuestPage, address: int) -> Probe:
     wrmsr = vcpu.seam.wrmsr
     if address == msr.OVF_CTRL:
-        words = guest_page.words
-        acked = words[page.ACKED]
+        words, at = guest_page.words, page.ACKED
+        acked = words[at]
+        raised = acked ^ 1
 
         def acknowledge(batch: int) -> None:
             for _ in repeat(None, batch):
-                words[page.ACKED] = acked ^ 1
+                words[at] = raised
                 wrmsr(address, 1)
-            words[page.ACKED] = acked
+            words[at] = acked
 
         return acknowledge
     value = _WRITE_VALUES[BY_ADDRESS[address].role]

@@ -100,12 +100,13 @@ class Seam:
 
     def wrmsr(self, address: MsrAddress, value: int) -> None:
         """Write 64 bits; raises :class:`GeneralProtectionError`."""
+        # Calls first: they have more to do afterwards than a plain word has.
+        if address in self._write:
+            self._write[address](value)
+            return
         word = self._write_word.get(address)
         if word is not None and not value & word[1]:
             self._words[word[0]] = value
-            return
-        if address in self._write:
-            self._write[address](value)
         else:
             self._exit(_MSR_WRITE, address, value)
 

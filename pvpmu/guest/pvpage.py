@@ -24,6 +24,7 @@ from pvpmu.shared.units import U64_MASK, MsrAddress
 # Module globals: looking a word up in the module costs as much as loading it from the page.
 _ACKED, _RAISED, _OVF_CTRL, _PMI_SEQ = page.ACKED, page.RAISED, page.OVF_CTRL, page.PMI_SEQ
 _COUNT_ONE, _ACKED_MASK = page.ACK_COUNT_ONE, page.ACKED_MASK
+_FREEZE_SEQ, _RELEASE_SEQ = page.FREEZE_SEQ, page.RELEASE_SEQ
 _GLOBAL_CTRL, _FIXED_CTR_CTRL = page.GLOBAL_CTRL, page.FIXED_CTR_CTRL
 _COUNTERS = (Role.PERFCTR, Role.PMC, Role.FIXED_CTR)
 
@@ -148,7 +149,7 @@ class GuestPage:
     def _ack(self) -> Callable[[int], None]:
         """Load acked, then raised, then compare-exchange acked; store ovf_ctrl last."""
         words, reserved = self.words, self.words[page.OVF_CTRL_RESERVED]
-        compare_exchange = compare_exchange_of(words)
+        exchange = compare_exchange_of(words)
 
         def write(value: int) -> None:
             if value & reserved:
@@ -160,7 +161,13 @@ class GuestPage:
                 toggles = (words[_RAISED] ^ acked) & value
                 if not toggles:
                     break
-                if compare_exchange(_ACKED, acked, (acked ^ toggles) + _COUNT_ONE & _ACKED_MASK):
+                wanted = (acked ^ toggles) + _COUNT_ONE
+                if wanted > _ACKED_MASK:
+                    wanted &= _ACKED_MASK
+                if exchange is None:
+                    words[_ACKED] = wanted
+                    break
+                if exchange(_ACKED, acked, wanted):
                     break
             words[_OVF_CTRL] = value
 
@@ -211,13 +218,17 @@ class GuestPage:
         """
         words, reserved = self.words, self.words[page.GLOBAL_CTRL_RESERVED]
         selectors = [(page.EVTSEL + i, 1 << i) for i in range(self._cpuid.gp)]
-        compare_exchange = compare_exchange_of(words)
+        exchange = compare_exchange_of(words)
 
         def release() -> None:
-            released = words[page.RELEASE_SEQ]
-            frozen = words[page.FREEZE_SEQ]
-            if released != frozen:
-                compare_exchange(page.RELEASE_SEQ, released, frozen)
+            released = words[_RELEASE_SEQ]
+            frozen = words[_FREEZE_SEQ]
+            if released == frozen:
+                return
+            if exchange is None:
+                words[_RELEASE_SEQ] = frozen
+            else:
+                exchange(_RELEASE_SEQ, released, frozen)
 
         def own_enables(value: int) -> bool:
             if fixed_enables(words[page.FIXED_CTR_CTRL]) & value >> FIXED_BASE:
@@ -270,20 +281,12 @@ def fixed_enables(control: int) -> int:
     return enabled
 
 
-def compare_exchange_of(words: Words) -> Callable[[int, int, int], bool]:
-    """Return (index, expected, wanted) -> stored: one step no NMI can split.
+def compare_exchange_of(words: Words) -> Callable[[int, int, int], bool] | None:
+    """Return (index, expected, wanted) -> stored, or None where a load and a store need none.
 
-    A guest in Python takes NMIs only at VM-entries, so a plain function is that step; in C it is
-    ``cmpxchg``. Instrumented windows of words bring their own.
+    What must be one step to an NMI is ``cmpxchg`` in C. A guest in Python takes NMIs only at
+    VM-entries, so that nothing can come between two accesses to its page: there a plain store is
+    that step. Instrumented windows of words, which do let NMIs in, bring their own.
     """
     own: Callable[[int, int, int], bool] | None = getattr(words, "compare_exchange", None)
-    if own is not None:
-        return own
-
-    def step(index: int, expected: int, wanted: int) -> bool:
-        if words[index] != expected:
-            return False
-        words[index] = wanted
-        return True
-
-    return step
+    return own
