@@ -100,6 +100,8 @@ class Vpmu:
         self.gp = [Pmc(i, cpuid.gp_mask) for i in range(cpuid.gp)]
         self.fixed = [Pmc(FIXED_BASE + j, cpuid.fixed_mask) for j in range(cpuid.fixed)]
         self._all = (*self.gp, *self.fixed)
+        self._sets: dict[int, tuple[Pmc, ...]] = {}
+        self._with_event = 0
         self.global_ctrl = cpuid.counters
         self.global_status = 0
         self.ovf_ctrl = 0
@@ -120,11 +122,11 @@ class Vpmu:
     @property
     def not_counting(self) -> int:
         """Enabled counters without a running host event."""
-        counting = 0
-        for pmc in self._all:
-            if pmc.event is not None and pmc.event.counting:
-                counting |= pmc.bit
-        return self.live & ~counting
+        missing = 0
+        for pmc in self._among(self.live):
+            if pmc.event is None or not pmc.event.counting:
+                missing |= pmc.bit
+        return missing
 
     # Register access -------------------------------------------------------------------------
 
@@ -239,13 +241,12 @@ class Vpmu:
         toggled = value ^ self.global_ctrl
         self.global_ctrl = value
         toggled_on = toggled & self.live
-        for pmc in self._all:
-            # For a counter without a host event that does not get enabled there is nothing to do.
-            if (toggled if pmc.event is not None else toggled_on) & pmc.bit:
-                if value & pmc.bit:
-                    self.reprogram(pmc)
-                else:
-                    self.pause(pmc)
+        # For a counter without a host event that does not get enabled there is nothing to do.
+        for pmc in self._among(toggled & self._with_event | toggled_on):
+            if value & pmc.bit:
+                self.reprogram(pmc)
+            else:
+                self.pause(pmc)
         return True
 
     def _write_ovf_ctrl(self, value: int) -> bool:
@@ -309,32 +310,28 @@ class Vpmu:
         self._release(pmc)
         pmc.config = pmc.eventsel
         pmc.event = self._create(pmc)
+        if pmc.event is not None:
+            self._with_event |= pmc.bit
         pmc.is_paused = False
         self.reprogram_pmi &= ~pmc.bit
 
     def start_paused(self) -> None:
         """Start every enabled counter that does not run (COMMIT, after its write took effect)."""
-        live = self.live
-        for pmc in self._all:
-            if live & pmc.bit and (pmc.is_paused or pmc.event is None):
+        for pmc in self._among(self.live):
+            if pmc.is_paused or pmc.event is None:
                 self.reprogram(pmc)
 
     def pause_live(self) -> None:
         """Stop every enabled counter (freeze)."""
-        live = self.live
-        for pmc in self._all:
-            if pmc.event is not None and live & pmc.bit:
-                self.pause(pmc)
+        for pmc in self._among(self.live):
+            self.pause(pmc)
 
     def handle_pmu_request(self, *, pause_only: bool) -> None:
         """kvm_pmu_handle_event: reprogram what overflowed.
 
         ``pause_only``: the counters are about to be frozen, so that restarting is wasted.
         """
-        requested = self.reprogram_pmi
-        for pmc in self._all:
-            if not requested & pmc.bit:
-                continue
+        for pmc in self._among(self.reprogram_pmi):
             if pmc.event is None or pause_only:
                 self.reprogram_pmi &= ~pmc.bit
             if pmc.event is not None:
@@ -345,12 +342,18 @@ class Vpmu:
 
     def cleanup(self) -> None:
         """kvm_pmu_cleanup: release events of counters unused and disabled since the last time."""
-        for pmc in self._all:
-            unused = not (self.in_use | self.own_enable) & pmc.bit
-            if unused and pmc.event is not None:
-                pmc.accumulator = self.read(pmc)
-                self._release(pmc)
+        for pmc in self._among(self._with_event & ~(self.in_use | self.own_enable)):
+            pmc.accumulator = self.read(pmc)
+            self._release(pmc)
         self.in_use = 0
+
+    def _among(self, bitmap: int) -> tuple[Pmc, ...]:
+        """The counters of a bitmap, ascending; each bitmap's are looked up once."""
+        found = self._sets.get(bitmap)
+        if found is None:
+            found = tuple(pmc for pmc in self._all if bitmap & pmc.bit)
+            self._sets[bitmap] = found
+        return found
 
     def _resume(self, pmc: Pmc) -> bool:
         event = pmc.event
@@ -369,6 +372,7 @@ class Vpmu:
         if pmc.event is not None:
             self._perf.release(pmc.event)
             pmc.event = None
+            self._with_event &= ~pmc.bit
             pmc.config = None
             pmc.is_paused = False
 
