@@ -106,7 +106,8 @@ class LatencyJob:
         frozen = guest_page.frozen
         reads = _readable({**frozen.read_word, **frozen.read})
         writes = [
-            (BY_ADDRESS[address].name, address) for address in {**frozen.write_word, **frozen.write}
+            (BY_ADDRESS[address].name, address)
+            for address in (*frozen.write_word, *frozen.write, msr.OVF_CTRL)
         ]
         writes = [(name, address) for name, address in writes if not BY_ADDRESS[address].index]
         report.plain = {name for name, address in writes if address in frozen.write_word}

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pvpmu.guest.pvpage import GuestPage, Routes
 from pvpmu.shared import page
+from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.page import Words
 from pvpmu.shared.units import MsrAddress
@@ -18,6 +19,7 @@ from pvpmu.shared.units import MsrAddress
 _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
+_OVF_CTRL = msr.OVF_CTRL
 
 
 class Exits(Protocol):
@@ -38,6 +40,7 @@ class Seam:
     """Routes accesses of one vCPU. Without a page, every table is empty and everything exits."""
 
     __slots__ = (
+        "_acknowledge",
         "_exit",
         "_page",
         "_rdpmc",
@@ -100,6 +103,10 @@ class Seam:
 
     def wrmsr(self, address: MsrAddress, value: int) -> None:
         """Write 64 bits; raises :class:`GeneralProtectionError`."""
+        if address == _OVF_CTRL:
+            # A place of its own: the interpreter speeds up a call that is always the same.
+            self._acknowledge(value)
+            return
         # Calls first: they have more to do afterwards than a plain word has.
         if address in self._write:
             self._write[address](value)
@@ -131,6 +138,9 @@ class Seam:
         """The trapped WRMSR."""
         self._exit(_MSR_WRITE, address, value)
 
+    def _exit_acknowledge(self, value: int) -> None:
+        self._exit(_MSR_WRITE, _OVF_CTRL, value)
+
     def _use(self, routes: Routes) -> None:
         self._read_word = routes.read_word
         self._rdpmc_word = routes.rdpmc_word
@@ -138,3 +148,4 @@ class Seam:
         self._read = routes.read
         self._rdpmc = routes.rdpmc
         self._write = routes.write
+        self._acknowledge = routes.acknowledge or self._exit_acknowledge

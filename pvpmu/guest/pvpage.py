@@ -23,7 +23,7 @@ from pvpmu.shared.units import U64_MASK, MsrAddress
 
 # Module globals: looking a word up in the module costs as much as loading it from the page.
 _ACKED, _RAISED, _OVF_CTRL, _PMI_SEQ = page.ACKED, page.RAISED, page.OVF_CTRL, page.PMI_SEQ
-_COUNT_ONE, _ACKED_MASK = page.ACK_COUNT_ONE, page.ACKED_MASK
+_COUNT_ONE = page.ACK_COUNT_ONE
 _FREEZE_SEQ, _RELEASE_SEQ = page.FREEZE_SEQ, page.RELEASE_SEQ
 _GLOBAL_CTRL, _FIXED_CTR_CTRL = page.GLOBAL_CTRL, page.FIXED_CTR_CTRL
 _COUNTERS = (Role.PERFCTR, Role.PMC, Role.FIXED_CTR)
@@ -35,7 +35,7 @@ class Routes:
 
     ``read_word``/``rdpmc_word``: MSR address or RDPMC index to page word. ``write_word``: address
     to (page word, value bits that must exit). ``read``, ``rdpmc``, ``write``: accesses that need
-    more than one load or store.
+    more than one load or store; ``acknowledge``: the write of OVF_CTRL, a command.
     """
 
     read_word: dict[int, int] = field(default_factory=dict)
@@ -44,6 +44,7 @@ class Routes:
     read: dict[int, Callable[[], int]] = field(default_factory=dict)
     rdpmc: dict[int, Callable[[], int]] = field(default_factory=dict)
     write: dict[int, Callable[[int], None]] = field(default_factory=dict)
+    acknowledge: Callable[[int], None] | None = None
 
 
 class GuestPage:
@@ -66,6 +67,9 @@ class GuestPage:
         self._exit_read = exit_read
         self._exit_rdpmc = exit_rdpmc
         self._exit_write = exit_write
+        self._ovf_ctrl_reserved = words[page.OVF_CTRL_RESERVED]
+        self._ack = self._acknowledge()
+        self._status = self._read_status()
         self.frozen = self._frozen_routes()
         self.running = self._running_routes()
 
@@ -75,7 +79,7 @@ class GuestPage:
         return self.words[page.FREEZE_SEQ] != self.words[page.RELEASE_SEQ]
 
     def _frozen_routes(self) -> Routes:
-        routes = Routes(write={msr.OVF_CTRL: self._ack()}, read={msr.GLOBAL_STATUS: self._status()})
+        routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
         words = self.words
         routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
         for address, index, bit in self._turn_registers():
@@ -98,7 +102,7 @@ class GuestPage:
         return routes
 
     def _running_routes(self) -> Routes:
-        routes = Routes(write={msr.OVF_CTRL: self._ack()}, read={msr.GLOBAL_STATUS: self._status()})
+        routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
         routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
         for address, index, bit in self._turn_registers():
             if BY_ADDRESS[address].role in _COUNTERS:
@@ -131,7 +135,7 @@ class GuestPage:
 
     # Accesses that need more than one load or store: each lists them in order -----------------
 
-    def _status(self) -> Callable[[], int]:
+    def _read_status(self) -> Callable[[], int]:
         """Load pmi_seq (store pmi_ack when it is new), acked, raised: in that order."""
         words, mask = self.words, self.words[page.STATUS_MASK]
         seen = self.words[page.PMI_ACK]
@@ -146,32 +150,59 @@ class GuestPage:
 
         return read
 
-    def _ack(self) -> Callable[[int], None]:
+    def _acknowledge(self) -> Callable[[int], None]:
         """Load acked, then raised, then compare-exchange acked; store ovf_ctrl last."""
-        words, reserved = self.words, self.words[page.OVF_CTRL_RESERVED]
-        exchange = compare_exchange_of(words)
+        exchange = compare_exchange_of(self.words)
+        return self._whole_ack() if exchange is None else self._split_ack(exchange)
+
+    def _whole_ack(self) -> Callable[[int], None]:
+        """Where nothing can come between two accesses: the exchange is a store."""
+        words, mask = self.words, self.words[page.STATUS_MASK]
+        last = words[page.OVF_CTRL]
 
         def write(value: int) -> None:
-            if value & reserved:
-                self._exit_write(msr.OVF_CTRL, value)
+            nonlocal last
+            acked = words[_ACKED]
+            toggles = (words[_RAISED] ^ acked) & value
+            # Most writes name exactly bits that are set: nothing more is to be checked then.
+            if toggles != value or value > mask:
+                if self._refused(value):
+                    return
+                toggles &= mask
+            try:
+                words[_ACKED] = (acked ^ toggles) + _COUNT_ONE
+            except ValueError:
+                # The count wraps, which a 64-bit addition does by itself.
+                words[_ACKED] = (acked ^ toggles) + _COUNT_ONE & U64_MASK
+            if value != last:
+                words[_OVF_CTRL] = last = value
+
+        return write
+
+    def _split_ack(self, exchange: Callable[[int, int, int], bool]) -> Callable[[int], None]:
+        """Where an NMI can: what it changed in acked is looked at again."""
+        words, mask = self.words, self.words[page.STATUS_MASK]
+
+        def write(value: int) -> None:
+            if self._refused(value):
                 return
             while True:
                 acked = words[_ACKED]
-                # Spare bits of acked are reserved in value, so that this selects status only.
-                toggles = (words[_RAISED] ^ acked) & value
+                toggles = (words[_RAISED] ^ acked) & value & mask
                 if not toggles:
                     break
-                wanted = (acked ^ toggles) + _COUNT_ONE
-                if wanted > _ACKED_MASK:
-                    wanted &= _ACKED_MASK
-                if exchange is None:
-                    words[_ACKED] = wanted
-                    break
-                if exchange(_ACKED, acked, wanted):
+                if exchange(_ACKED, acked, (acked ^ toggles) + _COUNT_ONE & U64_MASK):
                     break
             words[_OVF_CTRL] = value
 
         return write
+
+    def _refused(self, value: int) -> bool:
+        """Whether an OVF_CTRL value may not be valid; it has then gone the trapped way."""
+        refused = bool(value & self._ovf_ctrl_reserved)
+        if refused:
+            self._exit_write(msr.OVF_CTRL, value)
+        return refused
 
     def _legacy_counter_write(self, index: int) -> Callable[[int], None]:
         """One store of the low 32 bits, sign-extended from bit 31 and cut to the width."""

@@ -57,7 +57,7 @@ REJECT_REASON = PAGE.word("reject_reason", "first refused register: address 63:3
 SEQ = PAGE.word("seq", "odd while the host stores; for readers on other CPUs")
 
 PAGE.line(Owner.GUEST)
-ACKED = PAGE.word("acked", "guest's half of GLOBAL_STATUS; spare bits 61:40 count against ABA")
+ACKED = PAGE.word("acked", "guest's half of GLOBAL_STATUS; spare bits 63:40 count against ABA")
 RELEASE_SEQ = PAGE.word("release_seq", "freeze_seq as of the last released hold")
 PMI_ACK = PAGE.word("pmi_ack", "pmi_seq as of the last status read")
 OVF_CTRL = PAGE.word("ovf_ctrl", "last value written to IA32_PERF_GLOBAL_OVF_CTRL")
@@ -80,8 +80,6 @@ TURN_END = FIXED_CTR + MAX_FIXED
 """Words [TURN_FIRST, TURN_END) hold the turn words (and padding): one slice copies them."""
 
 ACK_COUNT_ONE = 1 << 40
-ACKED_MASK = (1 << 62) - 1
-"""What ``acked`` can hold: the count wraps at bit 61."""
 
 _ROLE_WORD = {
     Role.PERFCTR: PMC,

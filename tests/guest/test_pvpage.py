@@ -107,7 +107,7 @@ def test_status_shows_no_spare_bits() -> None:
 
 def test_an_ack_loads_acked_then_raised_then_exchanges_and_stores_the_command_last() -> None:
     rig = Rig(RAISED=0b111, ACKED=0b001)
-    rig.page.running.write[0x390](0b011)
+    rig.page.running.acknowledge(0b011)
     assert rig.taken() == [
         ("load", page.ACKED),
         ("load", page.RAISED),
@@ -118,7 +118,7 @@ def test_an_ack_loads_acked_then_raised_then_exchanges_and_stores_the_command_la
 
 def test_an_ack_of_clear_bits_toggles_nothing() -> None:
     rig = Rig(RAISED=0b01, ACKED=0b01)
-    rig.page.frozen.write[0x390](0b11)
+    rig.page.frozen.acknowledge(0b11)
     assert rig.taken() == [
         ("load", page.ACKED),
         ("load", page.RAISED),
@@ -130,7 +130,7 @@ def test_an_ack_that_a_handler_overtook_starts_again() -> None:
     rig = Rig(RAISED=0b11)
     # A handler acknowledged bit 0 meanwhile.
     rig.words.before_exchange = [(page.ACKED, SPARE | 0b01)]
-    rig.page.running.write[0x390](0b11)
+    rig.page.running.acknowledge(0b11)
     loads = [("load", page.ACKED), ("load", page.RAISED)]
     assert rig.taken() == [
         *loads,
@@ -142,15 +142,78 @@ def test_an_ack_that_a_handler_overtook_starts_again() -> None:
 
 
 def test_the_count_against_aba_wraps_within_its_bits() -> None:
-    rig = Rig(RAISED=1, ACKED=((1 << 22) - 1) << 40)
-    rig.page.frozen.write[0x390](1)
+    rig = Rig(RAISED=1, ACKED=((1 << 24) - 1) << 40)
+    rig.page.frozen.acknowledge(1)
     assert rig.words.values[page.ACKED] == 1
 
 
 def test_an_ack_of_reserved_bits_exits_and_touches_nothing() -> None:
     rig = Rig(RAISED=1)
-    rig.page.frozen.write[0x390](1 << 20 | 1)
+    rig.page.frozen.acknowledge(1 << 20 | 1)
     assert rig.taken() == [("exit wrmsr", 0x390, 1 << 20 | 1)]
+
+
+@pytest.fixture
+def plain() -> tuple[memoryview[int], GuestPage, list[tuple[int, int]]]:
+    """A page over plain words, where no NMI can come between; and the writes that exited."""
+    words = memoryview(bytearray(page.PAGE_SIZE)).cast("Q")
+    cpuid = PmuCpuid()
+    words[page.STATUS_MASK] = cpuid.counters
+    words[page.OVF_CTRL_RESERVED] = cpuid.ovf_ctrl_reserved
+    exited: list[tuple[int, int]] = []
+    made = GuestPage(
+        words,
+        cpuid,
+        exit_read=lambda _: 0,
+        exit_rdpmc=lambda _: 0,
+        exit_write=lambda address, value: exited.append((address, value)),
+    )
+    return words, made, exited
+
+
+COUNT_ONE = 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("raised", "acked", "value", "wanted"),
+    [
+        (0b11, 0, 0b01, 0b01 | COUNT_ONE),
+        (0b11, 0b10, 0b11, 0b11 | COUNT_ONE),
+        (0b00, 0b10, 0b10, 0b00 | COUNT_ONE),
+        (0, 0, 0b100, COUNT_ONE),
+        (1, 0, 1 | 3 << 62, 1 | COUNT_ONE),
+        (1, 0xFFFFFF << 40, 3 << 62, 0),
+        (1, 0xFFFFFF << 40, 1, 1),
+    ],
+)
+def test_an_ack_where_nothing_can_come_between_clears_what_is_set(
+    plain: Any, raised: int, acked: int, value: int, wanted: int
+) -> None:
+    words, made, exited = plain
+    words[page.RAISED], words[page.ACKED] = raised, acked
+    made.frozen.acknowledge(value)
+    assert words[page.ACKED] == wanted
+    assert words[page.OVF_CTRL] == value
+    assert exited == []
+
+
+@pytest.mark.parametrize("value", [1 << 8, 1 << 40, 1 << 41, 1 << 61, 1 | 1 << 35])
+def test_an_ack_of_a_spare_bit_exits_even_where_the_count_has_it_set(
+    plain: Any, value: int
+) -> None:
+    words, made, exited = plain
+    words[page.RAISED], words[page.ACKED] = 1, 0xFFFFFF << 40
+    made.frozen.acknowledge(value)
+    assert exited == [(0x390, value)]
+    assert words[page.ACKED] == 0xFFFFFF << 40
+    assert words[page.OVF_CTRL] == 0
+
+
+def test_the_word_of_ovf_ctrl_follows_every_change_of_the_value(plain: Any) -> None:
+    words, made, _ = plain
+    for value in (1, 1, 2, 0, 3 << 62, 1):
+        made.running.acknowledge(value)
+        assert words[page.OVF_CTRL] == value
 
 
 @pytest.mark.parametrize(
