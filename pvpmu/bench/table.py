@@ -25,10 +25,11 @@ _PLACES = (("handler", "in the handler"), ("delivery", "bringing PMIs"), ("other
 def print_result(result: Json, console: Console) -> None:
     """Print every section, then notes and checks."""
     designs = result["designs"]
-    console.print(_title(result), highlight=False)
+    console.print(_title(result), highlight=False, soft_wrap=True)
     for title, rows in (
+        ("in short", _headline(result)),
         ("VM-exits", _exits(result)),
-        ("MSR accesses / exits", _registers(result)),
+        ("MSR accesses/exits", _registers(result)),
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
         ("PMIs and samples", _pmis(result)),
@@ -39,7 +40,7 @@ def print_result(result: Json, console: Console) -> None:
         console.print(_section(title, list(rows), designs, result["reference"]))
     console.print()
     for line in (*_floors(result), *_notes(result), *_checks(result)):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 Row = tuple[str, Value, str]
@@ -48,10 +49,10 @@ Row = tuple[str, Value, str]
 
 def _section(title: str, rows: list[Row], designs: list[Json], reference: Json | None) -> Table:
     has_reference = reference is not None and any(published for _, _, published in rows)
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True, min_width=38)
     for design in designs:
-        table.add_column(design["name"], justify="right", no_wrap=True, min_width=12)
+        table.add_column(design["name"], justify="right", no_wrap=True, min_width=13)
     if reference is not None and has_reference:
         table.add_column(reference["name"], justify="right", no_wrap=True)
     for label, value, published in rows:
@@ -59,6 +60,23 @@ def _section(title: str, rows: list[Row], designs: list[Json], reference: Json |
         if any(cell != _MISSING for cell in cells):
             table.add_row(label, *cells, *([published] if has_reference else []))
     return table
+
+
+def _headline(result: Json) -> Iterator[Row]:
+    yield "PMU exits per PMI", _decimal("exits_per_pmi"), ""
+    handler, delivery = (
+        (lambda d, p=place: _work(d, "calls", p)) for place in ("handler", "delivery")
+    )
+    yield "host perf calls per PMI", _per_handler(handler, delivery), ""
+    yield "modelled ns per PMI", _interval("total_ns"), ""
+    yield "  of these in the handler", _interval("handler_ns"), _published_handlers(result)
+    yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
+    first = result["designs"][0]["handler_ns"]["p50"]
+
+    def against_first(design: Json) -> str:
+        return f"{design['handler_ns']['p50'] / first:.2f}" if first else _MISSING
+
+    yield f"  against {result['designs'][0]['name']}", against_first, ""
 
 
 def _exits(result: Json) -> Iterator[Row]:
@@ -79,7 +97,7 @@ def _registers(result: Json) -> Iterator[Row]:
         def value(design: Json, key: tuple[str, str] = (op, name)) -> str:
             for row in design["msr"]:
                 if (row["op"], row["name"]) == key:
-                    return f"{row['accesses']:,} / {row['exits']:,}"
+                    return f"{row['accesses']:,}/{row['exits']:,}"
             return _MISSING
 
         published = None
@@ -163,34 +181,37 @@ def _pmis(result: Json) -> Iterator[Row]:
 
 
 def _models(result: Json) -> Iterator[Row]:
+    yield "in the handler", _interval("handler_ns"), _published_handlers(result)
+    yield "outside (bringing the PMI)", _interval("outside_ns"), ""
+    yield "in all", _interval("total_ns"), ""
+
+
+def _interval(key: str) -> Value:
+    def value(design: Json) -> str:
+        values = [model[key] for model in design["model"].values()]
+        low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+        return low if low == high else f"{low}..{high}"
+
+    return value
+
+
+def _published_handlers(result: Json) -> str:
     reference = result["reference"]
     published = reference["handler_ns"] if reference is not None else {}
-    figures = " / ".join(f"{ns:,.1f}" for ns in published.values())
-    for key, label in (
-        ("handler_ns", "in the handler"),
-        ("outside_ns", "outside (bringing the PMI)"),
-        ("total_ns", "in all"),
-    ):
-
-        def interval(design: Json, key: str = key) -> str:
-            values = [model[key] for model in design["model"].values()]
-            low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
-            return low if low == high else f"{low} .. {high}"
-
-        yield label, interval, figures if key == "handler_ns" else ""
+    return "/".join(f"{ns:,.0f}" for ns in published.values())
 
 
 def _wall() -> Iterator[Row]:
     keys = (*(name for name, _ in QUANTILES), "max")
     for key in keys:
         yield f"NMI handler, {key}, us", _us("handler_ns", key), ""
-    for path, what, shown in (
-        ("exit", "exit (rdmsr GLOBAL_STATUS)", keys),
-        ("page_read", "page rdmsr, plain words", keys),
-        ("page_write", "page wrmsr, plain words", keys),
+    for path, what in (
+        ("exit", "exit (rdmsr GLOBAL_STATUS)"),
+        ("page_read", "page rdmsr, plain words"),
+        ("page_write", "page wrmsr, plain words"),
     ):
-        for key in shown:
-            yield f"{what}, {key}, us", _us("access_ns", path, key), ""
+        for key in keys:
+            yield f"{what}, {key}, ns", _ns("access_ns", path, key), ""
     for key, what in (
         ("exit_to_round_trip", "exit / bare round trip"),
         ("plain_page_read_to_word", "page rdmsr / word read, plain"),
@@ -207,6 +228,16 @@ def _us(*keys: str) -> Value:
         for key in keys:
             found = found[key] if found is not None else None
         return _MISSING if found is None else f"{found / 1000:.2f}"
+
+    return value
+
+
+def _ns(*keys: str) -> Value:
+    def value(design: Json) -> str:
+        found: Any = design
+        for key in keys:
+            found = found[key] if found is not None else None
+        return _MISSING if found is None else f"{found:,.0f}"
 
     return value
 

@@ -24,8 +24,8 @@ from pvpmu.host.vpmu import Pmc, Vpmu
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.page import TURN_FIRST
-from pvpmu.shared.registers import Role
-from pvpmu.shared.units import U64_MASK
+from pvpmu.shared.registers import BY_ADDRESS, Role
+from pvpmu.shared.units import U64_MASK, MsrAddress
 
 _TURN_COUNT = page.TURN_END - TURN_FIRST
 _GLOBAL_CTRL = page.GLOBAL_CTRL - TURN_FIRST
@@ -34,6 +34,12 @@ _LVTPC = page.LVTPC - TURN_FIRST
 _EVTSEL = page.EVTSEL - TURN_FIRST
 _PMC = page.PMC - TURN_FIRST
 _FIXED_CTR = page.FIXED_CTR - TURN_FIRST
+_WRITTEN_AS_IS = {
+    address: page.WORD_OF[address] - TURN_FIRST
+    for address in page.WORD_OF
+    if BY_ADDRESS[address].role in (Role.GLOBAL_CTRL, Role.FIXED_CTR_CTRL, Role.EVTSEL)
+}
+"""Control registers that read as they were written, to offset from TURN_FIRST."""
 _HOST_WORDS = (
     page.LIVE,
     page.RAISED,
@@ -103,6 +109,8 @@ class HostPage:
         self._pmi_seq = words[page.PMI_ACK]
         self.freeze = bool(features & page.FEATURE_FREEZE)
         self.dirty = True
+        self._stale = True
+        self._written: tuple[int, int] | None = None
         self._header = _header(vpmu, features, generation)
 
     @property
@@ -125,7 +133,23 @@ class HostPage:
         self._vpmu.pause_live()
         self._vpmu.held = True
         self._freeze_seq = self._freeze_seq + 1 & U64_MASK
-        self.dirty = True
+        self.registers_changed()
+
+    def registers_changed(self) -> None:
+        """Any register may differ from what was published."""
+        self.dirty = self._stale = True
+
+    def register_written(self, address: MsrAddress, value: int, *, was_running: bool) -> None:
+        """A trapped write took effect.
+
+        In FROZEN everything else is as just imported, for starting a counter changes no register.
+        """
+        offset = None if was_running else _WRITTEN_AS_IS.get(address)
+        if offset is None:
+            self.registers_changed()
+        else:
+            self.dirty = True
+            self._written = offset, value
 
     def note_pmi(self) -> None:
         """Count an injected PMI in ``pmi_seq``."""
@@ -176,7 +200,13 @@ class HostPage:
         words = self._words
         words[page.SEQ] = self._seq + 1 & U64_MASK
         if self._owns_turns:
-            self._store_turns()
+            if self._stale:
+                self._store_turns()
+            elif self._written is not None:
+                offset, value = self._written
+                words[TURN_FIRST + offset] = self._published[offset] = value
+            self._stale = False
+            self._written = None
         elif self._restore:
             for turn in self._turns:
                 if turn is not None and self._restore >> turn.offset & 1:

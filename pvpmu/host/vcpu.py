@@ -181,13 +181,15 @@ class HostVcpu:
         if page_half is None:
             done = self.vpmu.wrmsr(address, value)
         else:
-            done = self._import_if_frozen(page_half) and self._write_with_page(
-                page_half, address, value
+            was_running = page_half.running
+            done = (was_running or page_half.import_words()) and self._write_with_page(
+                page_half, address, value, was_running=was_running
             )
         return 0 if done else exits.FAULT_GP
 
-    def _write_with_page(self, page_half: HostPage, address: int, value: int) -> bool:
-        page_half.dirty = True
+    def _write_with_page(
+        self, page_half: HostPage, address: int, value: int, *, was_running: bool
+    ) -> bool:
         held = self.vpmu.held
         if address == msr.GLOBAL_CTRL:
             # The first GLOBAL_CTRL write after a freeze ends the hold; a refused one does not.
@@ -195,6 +197,7 @@ class HostVcpu:
         if not self.vpmu.wrmsr(address, value):
             self.vpmu.held = held
             return False
+        page_half.register_written(address, value, was_running=was_running)
         if page_half.running:
             self.vpmu.start_paused()
         return True
@@ -273,7 +276,7 @@ class HostVcpu:
                 delivery.requests &= ~REQUEST_PMU
                 self.vpmu.handle_pmu_request(pause_only=self._about_to_freeze())
                 if self.page is not None:
-                    self.page.dirty = True
+                    self.page.registers_changed()
             if delivery.requests & REQUEST_PMI:
                 delivery.requests &= ~REQUEST_PMI
                 self._deliver_pmi()
