@@ -223,21 +223,19 @@ def _wall() -> Iterator[Row]:
 
 
 def _us(*keys: str) -> Value:
-    def value(design: Json) -> str:
-        found: Any = design
-        for key in keys:
-            found = found[key] if found is not None else None
-        return _MISSING if found is None else f"{found / 1000:.2f}"
-
-    return value
+    return _time(keys, lambda ns: f"{ns / 1000:.2f}")
 
 
 def _ns(*keys: str) -> Value:
+    return _time(keys, lambda ns: f"{ns:,.0f}")
+
+
+def _time(keys: tuple[str, ...], shown: Callable[[float], str]) -> Value:
     def value(design: Json) -> str:
         found: Any = design
         for key in keys:
             found = found[key] if found is not None else None
-        return _MISSING if found is None else f"{found:,.0f}"
+        return _MISSING if found is None else shown(found)
 
     return value
 

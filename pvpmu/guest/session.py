@@ -9,10 +9,11 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pvpmu.guest.machine import Job
-from pvpmu.guest.worker import GuestBoot, JobProgress, JobResult
+from pvpmu.guest.worker import JobProgress, JobResult
 from pvpmu.shared import control, memory
 from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, Welcome
 from pvpmu.shared.errors import PeerError, UsageError
+from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.workers import Worker, workers
@@ -131,7 +132,7 @@ def open_session(
                 f"{control.CONTROL_VERSION}"
             )
         started = stack.enter_context(
-            workers("guest", "pvpmu.guest.worker:run_vcpu", _boots(welcome, segment.name, size))
+            workers("guest", "pvpmu.guest.worker:run_vcpu", _handoffs(welcome, segment.name, size))
         )
         session = Session(channel, welcome, started)
         try:
@@ -156,9 +157,9 @@ def _connect(name: str, wait_s: float, host_lives: Callable[[], bool]) -> Channe
         time.sleep(_RETRY_S)
 
 
-def _boots(welcome: Welcome, memory_name: str, memory_bytes: int) -> list[GuestBoot]:
+def _handoffs(welcome: Welcome, memory_name: str, memory_bytes: int) -> list[Handoff]:
     return [
-        GuestBoot(
+        Handoff(
             vcpu=vcpu,
             cpu=welcome.cpus[vcpu],
             segment=welcome.segment,

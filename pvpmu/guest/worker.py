@@ -7,25 +7,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pvpmu.guest.machine import Job, Machine
-from pvpmu.shared.layout import WORD_BYTES
-from pvpmu.shared.memory import Segment, attach_semaphore
+from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.page import PAGE_SIZE
-from pvpmu.shared.process import pin_to
-
-
-@dataclass(frozen=True, slots=True)
-class GuestBoot:
-    """What a worker needs: names, sizes in bytes, its vCPU's number and CPU (-1: any)."""
-
-    vcpu: int
-    cpu: int
-    segment: str
-    segment_bytes: int
-    slot_bytes: int
-    memory: str
-    memory_bytes: int
-    exit_semaphore: str
-    entry_semaphore: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +30,20 @@ def page_address(vcpu: int) -> int:
     return vcpu * PAGE_SIZE
 
 
-def run_vcpu(pipe: Connection[Any, Any], boot: GuestBoot) -> None:
+def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
     """Do jobs until ended. Sends True when ready, JobProgress now and then, a JobResult each."""
-    segment = Segment.attach(boot.segment, boot.segment_bytes)
-    memory = Segment.attach(boot.memory, boot.memory_bytes)
-    exit_semaphore = attach_semaphore(boot.exit_semaphore)
-    entry_semaphore = attach_semaphore(boot.entry_semaphore)
-    pin_to(boot.cpu)
-    slot_words = boot.slot_bytes // WORD_BYTES
-    release, acquire = exit_semaphore.release, entry_semaphore.acquire
+    attached = handoff.attach()
+    release, acquire = attached.exit_semaphore.release, attached.entry_semaphore.acquire
 
     def cross() -> None:
         release()
         acquire()
 
     machine = Machine(
-        segment.words[boot.vcpu * slot_words : (boot.vcpu + 1) * slot_words],
+        attached.slot,
         cross,
-        memory.words,
-        page_address(boot.vcpu),
+        attached.memory.words,
+        page_address(handoff.vcpu),
         release,
         acquire,
     )

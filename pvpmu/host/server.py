@@ -16,6 +16,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import NameInUseError, PeerError
 from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.process import place
@@ -61,23 +62,23 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
         channel, hello = _admit(listener, config)
         stack.callback(channel.close)
         say(f"{config.name}: guest process {hello.pid} with {hello.vcpus} vCPU")
-        boots = [
-            HostBoot(
+        handoffs = [
+            Handoff(
                 vcpu=vcpu,
                 cpu=cpus[vcpu][0],
                 segment=segment.name,
                 segment_bytes=config.vcpus * SLOT_SIZE,
+                slot_bytes=SLOT_SIZE,
                 memory=hello.memory,
                 memory_bytes=hello.memory_bytes,
                 exit_semaphore=memory.semaphore_name(config.name, vcpu, "exit"),
                 entry_semaphore=memory.semaphore_name(config.name, vcpu, "entry"),
-                design=config.design,
-                cpuid=config.cpuid,
             )
             for vcpu in range(hello.vcpus)
         ]
+        boots = [HostBoot(handoff, config.design, config.cpuid) for handoff in handoffs]
         started = stack.enter_context(workers("host", "pvpmu.host.worker:serve_vcpu", boots))
-        channel.send(_welcome(config, boots, [guest for _, guest in cpus]))
+        channel.send(_welcome(config, handoffs, [guest for _, guest in cpus]))
         _session(channel, listener, started)
         say(f"{config.name}: guest done")
 
@@ -152,16 +153,16 @@ def _refuse(channel: Channel, refusal: Refuse) -> None:
     channel.close()
 
 
-def _welcome(config: HostConfig, boots: list[HostBoot], cpus: list[int]) -> control.Welcome:
+def _welcome(config: HostConfig, handoffs: list[Handoff], cpus: list[int]) -> control.Welcome:
     return control.Welcome(
         version=control.CONTROL_VERSION,
         pid=control.own_pid(),
         design=config.design.name,
-        segment=boots[0].segment,
-        segment_bytes=boots[0].segment_bytes,
-        slot_bytes=SLOT_SIZE,
-        semaphores=[(boot.exit_semaphore, boot.entry_semaphore) for boot in boots],
-        cpus=cpus[: len(boots)],
+        segment=handoffs[0].segment,
+        segment_bytes=handoffs[0].segment_bytes,
+        slot_bytes=handoffs[0].slot_bytes,
+        semaphores=[(each.exit_semaphore, each.entry_semaphore) for each in handoffs],
+        cpus=cpus[: len(handoffs)],
     )
 
 

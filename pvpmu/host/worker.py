@@ -12,28 +12,18 @@ from pvpmu.shared import exits
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
-from pvpmu.shared.exits import SLOT_SIZE, ExitReason
-from pvpmu.shared.layout import WORD_BYTES
-from pvpmu.shared.memory import Segment, attach_semaphore
-from pvpmu.shared.process import pin_to
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.handoff import Handoff
 
 _FLOOR = int(ExitReason.FLOOR)
 _MAX_ROUND_TRIPS = 1 << 16
-SLOT_WORDS = SLOT_SIZE // WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class HostBoot:
-    """What a worker needs: names, sizes in bytes, its vCPU's number and CPU (-1: any)."""
+    """What a worker needs to serve its vCPU."""
 
-    vcpu: int
-    cpu: int
-    segment: str
-    segment_bytes: int
-    memory: str
-    memory_bytes: int
-    exit_semaphore: str
-    entry_semaphore: str
+    handoff: Handoff
     design: Design
     cpuid: PmuCpuid
 
@@ -55,14 +45,11 @@ def stats_message(stats: HostStats) -> VcpuStats:
 
 def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     """Serve one vCPU until ended. Sends True when ready, then statistics at each STOP."""
-    segment = Segment.attach(boot.segment, boot.segment_bytes)
-    memory = Segment.attach(boot.memory, boot.memory_bytes)
-    exit_semaphore = attach_semaphore(boot.exit_semaphore)
-    entry_semaphore = attach_semaphore(boot.entry_semaphore)
-    pin_to(boot.cpu)
-    slot = segment.words[boot.vcpu * SLOT_WORDS : (boot.vcpu + 1) * SLOT_WORDS]
-    vcpu = HostVcpu(slot, memory.words, boot.design, boot.cpuid)
-    serve, acquire, release = vcpu.serve, exit_semaphore.acquire, entry_semaphore.release
+    attached = boot.handoff.attach()
+    slot = attached.slot
+    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid)
+    serve = vcpu.serve
+    acquire, release = attached.exit_semaphore.acquire, attached.entry_semaphore.release
     pipe.send(True)
     while True:
         acquire()
