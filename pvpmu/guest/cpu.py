@@ -126,8 +126,11 @@ class Vcpu:
     def register_page(self, memory: memoryview[int], address: int) -> bool:
         """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
 
-        Returns False when the host offers none or refuses: then everything keeps trapping.
+        A page in use is given up first. Returns False when the host offers none or refuses: then
+        everything keeps trapping.
         """
+        if self.seam.page is not None:
+            self.unregister_page()
         eax, *signature = self.cpuid(exits.LEAF_SIGNATURE)
         if tuple(signature) != exits.SIGNATURE or eax < exits.LEAF_FEATURES:
             return False
@@ -139,8 +142,9 @@ class Vcpu:
             return False
         wanted = offered & page.FEATURES_KNOWN
         # Until it is registered the page is the guest's, and it may hold anything: a ready word of
-        # an earlier life, and not what OVF_CTRL was last written with.
-        words[page.VERSION] = 0
+        # an earlier life, spare bits of acked, and not what OVF_CTRL was last written with.
+        for index in (page.VERSION, page.ACKED, page.RELEASE_SEQ, page.PMI_ACK):
+            words[index] = 0
         words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL)
         self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
         if words[page.VERSION] != page.PAGE_VERSION:
@@ -159,9 +163,13 @@ class Vcpu:
         return True
 
     def unregister_page(self) -> None:
-        """Give the page up; everything traps from here on."""
-        self.exit(_MSR_WRITE, msr.PV_PAGE, 0)
+        """Give the page up; everything traps from here on.
+
+        The seam lets go first: the VM-entry of the exit may bring a PMI, whose handler must not
+        find a page that the host has left.
+        """
         self.forget_page()
+        self.exit(_MSR_WRITE, msr.PV_PAGE, 0)
 
     def forget_page(self) -> None:
         """The page is gone (unregistered, or a vCPU reset): everything traps."""

@@ -190,7 +190,8 @@ class PerfContext:
     def _install(self, event: PerfEvent) -> None:
         counter = event.last
         if counter is None or counter.taken:
-            counter = self._free_counter(event.attr.kind)
+            kind = event.attr.kind
+            counter = self._free_counter(kind) or self._vacated_counter()
             if counter is None:
                 event.state = _ERROR
                 return
@@ -219,6 +220,23 @@ class PerfContext:
         for counter in self.pmu.counters:
             if not counter.taken and counter.fixed_kind in (None, kind):
                 return counter
+        return None
+
+    def _vacated_counter(self) -> Counter | None:
+        """Move an event from a GP counter to its free fixed one; returns what it leaves."""
+        for fixed in self.pmu.counters:
+            if fixed.taken or fixed.fixed_kind is None:
+                continue
+            for event in self._active:
+                counter = event.counter
+                movable = counter is not None and counter.fixed_kind is None
+                if counter is not None and movable and event.attr.kind == fixed.fixed_kind:
+                    self._update(event)
+                    self.pmu.stop(counter)
+                    counter.taken, fixed.taken = False, True
+                    event.counter = event.last = fixed
+                    self._reload(event, fixed)
+                    return counter
         return None
 
     def _update(self, event: PerfEvent) -> None:

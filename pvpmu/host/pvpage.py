@@ -101,6 +101,7 @@ class HostPage:
         self._freeze_seq = words[page.RELEASE_SEQ]
         self._status_mask = vpmu.cpuid.counters
         self._acked = words[page.ACKED] & self._status_mask
+        self._ovf_ctrl = words[page.OVF_CTRL]
         self._owns_turns = True
         self._rejected = 0
         self._restore = 0
@@ -151,6 +152,13 @@ class HostPage:
             self.dirty = True
             self._written = offset, value
 
+    def end_hold(self) -> None:
+        """A trapped GLOBAL_CTRL write ended the hold: the guest's count says so too from now on.
+
+        The seam releases before it COMMITs; a guest that does not use the page yet does not.
+        """
+        self._freeze_seq = self._words[page.RELEASE_SEQ]
+
     def note_pmi(self) -> None:
         """Count an injected PMI in ``pmi_seq``."""
         self._pmi_seq = self._pmi_seq + 1 & U64_MASK
@@ -173,7 +181,7 @@ class HostPage:
         """
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
         released = self._words[page.RELEASE_SEQ] == self._freeze_seq
-        ovf_ctrl = self._words[page.OVF_CTRL]
+        self.take_ovf_ctrl()
         turns = [self._turns[offset] for offset in _differing(copy, self._published)]
         changed = [turn for turn in turns if turn is not None]
         self._rejected = self._reject_reason = 0
@@ -188,7 +196,6 @@ class HostPage:
         for turn in changed:
             self._apply(turn, copy[turn.offset])
             self._published[turn.offset] = copy[turn.offset]
-        self._take_ovf_ctrl(ovf_ctrl)
         if released and not self._vpmu.live:
             # With live != 0 the release takes effect in the COMMIT that is about to follow it.
             self._vpmu.held = False
@@ -225,12 +232,16 @@ class HostPage:
     def detach(self) -> None:
         """Take the page out of use: the ready word is zeroed first; OVF_CTRL is taken along."""
         self._words[page.VERSION] = 0
-        self._take_ovf_ctrl(self._words[page.OVF_CTRL])
+        self.take_ovf_ctrl()
         self._vpmu.held = False
 
-    def _take_ovf_ctrl(self, value: int) -> None:
-        if not value & self._vpmu.cpuid.ovf_ctrl_reserved:
-            self._vpmu.ovf_ctrl = value
+    def take_ovf_ctrl(self) -> None:
+        """Take OVF_CTRL if the guest has stored it since the last look."""
+        value = self._words[page.OVF_CTRL]
+        if value != self._ovf_ctrl:
+            self._ovf_ctrl = value
+            if not value & self._vpmu.cpuid.ovf_ctrl_reserved:
+                self._vpmu.ovf_ctrl = value
 
     def _store_turns(self) -> None:
         values = self._turn_values()

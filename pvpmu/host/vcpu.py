@@ -129,13 +129,20 @@ class HostVcpu:
             self.page.load_status()
         if request & _RETIRED:
             self._retire(request, in_guest=False)
-        self._slot[exits.REPLY] = 0
-        if reason != ExitReason.CONTROL:
-            return
-        control = self._slot[exits.VALUE]
+            if self.page is not None:
+                self.page.dirty = True
+        known = reason in (ExitReason.FLOOR, ExitReason.CONTROL)
+        self._slot[exits.REPLY] = 0 if known else exits.FAULT_GP
+        if reason == ExitReason.CONTROL:
+            self._control(self._slot[exits.VALUE])
+        if self.page is not None and self.page.dirty:
+            self.page.publish()
+        if self.hardware.version != self._live_version:
+            self._publish_live()
+
+    def _control(self, control: int) -> None:
         if control == Control.RESET:
             self.reset()
-            self._publish_live()
         elif control == Control.START:
             self.delivery.counts = PmiCounts()
             self.stats = HostStats(self.delivery.counts)
@@ -162,14 +169,14 @@ class HostVcpu:
             value: int | None = self._pv_page if address == msr.PV_PAGE else self._pv_status
         else:
             if self.page is not None:
-                self._import_if_frozen(self.page)
+                self._import(self.page)
             value = self.vpmu.rdmsr(address)
         return self._result(value)
 
     def _rdpmc(self) -> int:
         ecx = self._slot[exits.ADDRESS]
         if self.page is not None:
-            self._import_if_frozen(self.page)
+            self._import(self.page)
         return self._result(self.vpmu.rdpmc(ecx))
 
     def _msr_write(self) -> int:
@@ -198,6 +205,8 @@ class HostVcpu:
             self.vpmu.held = held
             return False
         page_half.register_written(address, value, was_running=was_running)
+        if held and not self.vpmu.held:
+            page_half.end_hold()
         if page_half.running:
             self.vpmu.start_paused()
         return True
@@ -224,7 +233,7 @@ class HostVcpu:
     def _write_pv_page(self, value: int) -> None:
         """Register or unregister the page; a refusal leaves a code and everything trapping."""
         if self.page is not None:
-            self._import_if_frozen(self.page)
+            self._import(self.page)
             was_held = self.vpmu.held
             self.page.detach()
             self.page = None
@@ -342,8 +351,12 @@ class HostVcpu:
                 self.delivery.irq_work = False
 
     @staticmethod
-    def _import_if_frozen(page_half: HostPage) -> bool:
-        return page_half.running or page_half.import_words()
+    def _import(page_half: HostPage) -> None:
+        """Take what the guest may have stored, as a trapped access must find it."""
+        if page_half.running:
+            page_half.take_ovf_ctrl()
+        else:
+            page_half.import_words()
 
     def _result(self, value: int | None) -> int:
         if value is None:

@@ -384,9 +384,8 @@ class Vpmu:
         else:
             event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
             known = event is not None and not pmc.eventsel & _MODIFIERS
+            # An architectural event that CPUID hides becomes a raw one, which the silicon counts.
             kind = event.kind if event is not None and known else None
-            if kind is not None and self.cpuid.unavailable >> kind & 1:
-                kind = None
             user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
             interrupts = pmc.eventsel & EVTSEL_INT
         modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
