@@ -16,7 +16,7 @@ def main() -> None:
     for name in ("trap", "page"):
         vm = InlineVm(VmConfig(design=design_named(name), cpuid=scenario.cpuid))
         (report,) = vm.run([RunJob(scenario, seed=7)])
-        (stats,) = vm.stats().vcpus
+        (stats,) = vm.stats()
         counts = report.counts
         exits = sum(stats.exits.values()) - stats.exits.get(ExitReason.EXCEPTION_NMI, 0)
         digests.add(counts.samples_digest)

@@ -15,7 +15,7 @@ def main() -> None:
     with process_vm(config) as vm:
         reports = vm.run([RunJob(scenario, run_seed(7, 0, vcpu)) for vcpu in range(2)])
         stats = vm.stats()
-    for vcpu, (report, host) in enumerate(zip(reports, stats.vcpus, strict=True)):
+    for vcpu, (report, host) in enumerate(zip(reports, stats, strict=True)):
         print(
             f"vCPU {vcpu}: {report.counts.samples} samples, {sum(host.exits.values()):,} exits, "
             f"count error {max(map(abs, report.counts.count_error))}"

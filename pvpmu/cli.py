@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +22,13 @@ from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import PINS, CommandParser, at_least_one, run_command
+from pvpmu.shared.process import PINS, CommandParser, at_least_one, integer, run_command, vcpu_count
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
-_LEAST_WIDTH = 120
+_LEAST_WIDTH = 100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,9 +72,11 @@ def _parser() -> CommandParser:
         default="process",
         help="host and guest as processes, or both inside this one (%(default)s)",
     )
-    bench.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
-    bench.add_argument("--runs", type=at_least_one, default=1, metavar="N")
-    bench.add_argument("--seed", type=int, default=1, metavar="N", help="of programs (%(default)s)")
+    bench.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
+    bench.add_argument("--runs", type=at_least_one, default=1, metavar="N", help="(%(default)s)")
+    bench.add_argument(
+        "--seed", type=integer, default=1, metavar="N", help="of the programs (%(default)s)"
+    )
     bench.add_argument(
         "--pin",
         choices=PINS,
@@ -135,11 +138,8 @@ def _writable(path: Path) -> Path:
     """Find out now, not after minutes of measuring, that a file cannot be written."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, expected a file")
-    try:
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path}: cannot be written")
     return path
 
 
@@ -153,7 +153,7 @@ def _progress(console: Console) -> Iterator[Progress]:
             nonlocal last
             if label != last:
                 last = label
-                console.print(f"pvpmu: {label}", highlight=False)
+                console.print(f"pvpmu: {label}", highlight=False, markup=False)
 
         yield line
         return

@@ -364,7 +364,8 @@ def test_cleanup_removes_the_names_of_dead_owners_and_only_those(vm: Vm, tmp_pat
 
 
 def test_a_user_mistake_in_a_job_ends_both_sides_in_order(vm: Vm) -> None:
-    vm.scenario.write_text(SHORT.replace('"cpu-cycles"', '"ref-cycles"'))
+    text = SHORT.replace('"cpu-cycles"', '"ref-cycles"')
+    vm.scenario.write_text(text.replace("[[events]]", "fixed = 0\n[[events]]", 1))
     host = vm.host("--fixed", "0")
     status, _, errors = ended(vm.guest())
     assert status == 2

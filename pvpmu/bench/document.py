@@ -17,6 +17,7 @@ from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.latency import ROUND_TRIP, WORD_READ, WORD_WRITE, LatencyReport
+from pvpmu.guest.script import ScriptCounts
 from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import summarize
@@ -110,6 +111,7 @@ def _design(
         "placements": sum(tally[PLACEMENTS] for tally in totals.tallies),
         "placements_by": _by_place(totals, PLACEMENTS),
         "samples": guest["samples"],
+        "throttles": guest["throttles"],
         "samples_digest": totals.samples_digest,
         "access_digest": totals.access_digest,
         "count_error": {event: totals.error[i] for i, event in enumerate(names)},
@@ -274,7 +276,7 @@ def _scaling(scaling: Scaling | None) -> Json | None:
     return {
         "exits_per_s_1": round(scaling.one),
         "exits_per_s_2": round(scaling.two),
-        "ratio": round(scaling.two / scaling.one, 3),
+        "ratio": round(scaling.ratio, 3),
     }
 
 
@@ -337,10 +339,34 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
             lambda: not any(totals.unequal for totals in every),
             True,
         ),
-        ("equivalent designs take the same samples", lambda: same("samples_digest"), quiet),
-        ("equivalent designs make the same accesses", lambda: same("access_digest"), quiet),
+        (
+            "equivalent designs take the same samples",
+            lambda: same("samples_digest"),
+            quiet and len(alike) > 1,
+        ),
+        (
+            "equivalent designs make the same accesses",
+            lambda: same("access_digest"),
+            quiet and len(alike) > 1,
+        ),
+        (
+            "the script was played as it is written",
+            lambda: all(_as_written(config.scenario.script, totals) for totals in every),
+            config.scenario.script is not None,
+        ),
     ]
     return [{"name": name, "ok": test()} for name, test, applies in checks if applies]
+
+
+def _as_written(script: ScriptCounts | None, totals: Totals) -> bool:
+    """Whether the guest did as often what the script says; a throttled event, say, does not."""
+    if script is None:
+        return True
+    guest, runs = totals.guest, totals.runs
+    done = {name: guest[name] for name in ("handlers", "ticks", "sched_in", "sched_out")}
+    written = {name: runs * getattr(script, name) for name in done}
+    bits = guest["acks"] + guest["second_bits"]
+    return done == written and bits == runs * sum(script.overflows)
 
 
 def _host_view(totals: Totals) -> dict[tuple[str, int], int]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pvpmu.bench.totals import Totals
 from pvpmu.bench.vm import Vm, VmConfig, open_vm
-from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob
+from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, ThroughputReport
 from pvpmu.guest.machine import Job, RunJob
 from pvpmu.guest.scenario import Scenario, run_seed
 from pvpmu.shared.design import Design
@@ -47,10 +47,14 @@ class BenchConfig:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Exits per second of one vCPU and of two at once (sum), medians of several rounds."""
+    """Exits per second of one vCPU and of two at once (sum), and their ratio.
+
+    Medians of several rounds, each on its own: the ratio is not that of the medians.
+    """
 
     one: float
     two: float
+    ratio: float
 
 
 @dataclass(slots=True)
@@ -70,14 +74,14 @@ class _Work:
         self._done = 0
         self._progress = progress
 
-    def run(self, vm: Vm, jobs: Sequence[Job[_T]], label: str) -> list[_T]:
-        """One step: do jobs."""
+    def run(self, vm: Vm, jobs: Sequence[Job[_T]], label: str, *, first: int = 0) -> list[_T]:
+        """One step: do jobs, from vCPU ``first`` on."""
 
         def on_progress(share: float) -> None:
             self._progress(min((self._done + share) / self._steps, 1.0), label)
 
         on_progress(0.0)
-        results = vm.run(jobs, on_progress)
+        results = vm.run(jobs, on_progress, first=first)
         self._done += 1
         return results
 
@@ -103,7 +107,7 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
         }
         scales = _scales(config)
         steps = 2 * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
-        work = _Work(steps + (2 * _SCALING_ROUNDS if scales else 0), progress)
+        work = _Work(steps + (3 * _SCALING_ROUNDS if scales else 0), progress)
         measured.totals = {name: Totals() for name in vms}
         for run in range(config.runs):
             for name in _rotated(list(vms), run):
@@ -127,7 +131,7 @@ def _one_run(config: BenchConfig, work: _Work, vm: Vm, totals: Totals, run: int,
         [RunJob(config.scenario, seed, record=True) for seed in seeds],
         f"{label}, counting",
     )
-    for report, stats in zip(recorded, vm.stats().vcpus, strict=True):
+    for report, stats in zip(recorded, vm.stats(), strict=True):
         totals.add_recorded(report, stats)
     timed = work.run(
         vm,
@@ -154,14 +158,23 @@ def _scaling(config: BenchConfig, work: _Work) -> Scaling:
         cpuid=config.scenario.cpuid,
         pin=config.pin,
     )
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    job = ThroughputJob(config.clock)
+    ones, twos, ratios = [], [], []
     with open_vm(vm_config, config.transport) as vm:
         for _ in range(_SCALING_ROUNDS):
-            for vcpus, found in rates.items():
-                jobs = [ThroughputJob(config.clock)] * vcpus
-                reports = work.run(vm, jobs, f"exits of {vcpus} vCPU")
-                found.append(sum(report.exits * NS_PER_S / report.ns for report in reports))
-    return Scaling(statistics.median(rates[1]), statistics.median(rates[2]))
+            # The two CPUs need not be equally fast: each vCPU alone, then both.
+            alone = [
+                _rate(work.run(vm, [job], f"exits of vCPU {vcpu}", first=vcpu)) for vcpu in (0, 1)
+            ]
+            both = _rate(work.run(vm, [job, job], "exits of both vCPUs"))
+            ones.append(statistics.mean(alone))
+            twos.append(both)
+            ratios.append(both / ones[-1])
+    return Scaling(statistics.median(ones), statistics.median(twos), statistics.median(ratios))
+
+
+def _rate(reports: list[ThroughputReport]) -> float:
+    return sum(report.exits * NS_PER_S / report.ns for report in reports)
 
 
 def _merge(reports: dict[str, LatencyReport], name: str, report: LatencyReport) -> None:

@@ -25,7 +25,7 @@ _PLACES = (("handler", "in the handler"), ("delivery", "bringing PMIs"), ("other
 def print_result(result: Json, console: Console) -> None:
     """Print every section, then notes and checks."""
     designs = result["designs"]
-    console.print(_title(result), highlight=False, soft_wrap=True)
+    console.print(_title(result), highlight=False, soft_wrap=True, markup=False)
     for title, rows in (
         ("in short", _headline(result)),
         ("VM-exits", _exits(result)),
@@ -40,7 +40,7 @@ def print_result(result: Json, console: Console) -> None:
         console.print(_section(title, list(rows), designs, result["reference"]))
     console.print()
     for line in (*_floors(result), *_notes(result), *_checks(result)):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 Row = tuple[str, Value, str]
@@ -54,7 +54,7 @@ def _section(title: str, rows: list[Row], designs: list[Json], reference: Json |
     for design in designs:
         table.add_column(design["name"], justify="right", no_wrap=True, min_width=13)
     if reference is not None and has_reference:
-        table.add_column(reference["name"], justify="right", no_wrap=True)
+        table.add_column(f"{reference['name']}, 1 run", justify="right", no_wrap=True)
     for label, value, published in rows:
         cells = [value(design) for design in designs]
         if any(cell != _MISSING for cell in cells):
@@ -168,6 +168,8 @@ def _pmis(result: Json) -> Iterator[Row]:
     yield "PMIs under way at the end", _at("pmi", "undelivered"), ""
     yield "timer ticks", _at("ticks"), ""
     yield "samples", _at("samples"), ""
+    yield "throttled events", _at("throttles"), ""
+    yield "rotations", _at("rotations"), ""
     yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""
     yield "accesses digest", lambda d: str(d["access_digest"])[:12], ""
     for event in result["designs"][0]["count_error"]:

@@ -34,6 +34,7 @@ _GUEST_COUNTS = (
     "sched_out",
     "rotations",
     "samples",
+    "throttles",
 )
 
 

@@ -17,7 +17,7 @@ from pvpmu.host.pmi import PmiCounts
 from pvpmu.host.stats import HostStats
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.worker import stats_message
-from pvpmu.shared.control import Stats
+from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
@@ -32,9 +32,11 @@ _END_S = 10.0
 class Vm(Protocol):
     """Does jobs on its vCPUs and reports the host's statistics."""
 
-    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]: ...
+    def run(
+        self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None, *, first: int = 0
+    ) -> list[_T]: ...
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> list[VcpuStats]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,12 @@ class InlineVm:
             self._hosts.append(host)
             self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
 
-    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]:
-        """Do one job on each of the first vCPUs; returns their results in order."""
+    def run(
+        self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None, *, first: int = 0
+    ) -> list[_T]:
+        """Do one job on each vCPU from ``first`` on; returns their results in order."""
         results: list[_T] = []
-        for done, (machine, job) in enumerate(zip(self._machines, jobs, strict=False)):
+        for done, (machine, job) in enumerate(zip(self._machines[first:], jobs, strict=False)):
 
             def progress(share: float, done: int = done) -> None:
                 if on_progress is not None:
@@ -73,9 +77,9 @@ class InlineVm:
             results.append(job.do(machine, progress))
         return results
 
-    def stats(self) -> Stats:
-        """Statistics of the last measured window."""
-        return Stats([stats_message(host.result or HostStats(PmiCounts())) for host in self._hosts])
+    def stats(self) -> list[VcpuStats]:
+        """Statistics of the last measured window, by vCPU."""
+        return [stats_message(host.result or HostStats(PmiCounts())) for host in self._hosts]
 
 
 @contextlib.contextmanager

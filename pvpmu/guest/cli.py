@@ -11,10 +11,17 @@ from typing import Any
 from pvpmu.guest.machine import RunJob, RunReport
 from pvpmu.guest.scenario import Scenario, load_scenario, run_seed, scenario_names
 from pvpmu.guest.session import Session, open_session
-from pvpmu.shared.control import Stats
+from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.memory import checked_vm_name
-from pvpmu.shared.process import CommandParser, at_least_one, run_command, seconds
+from pvpmu.shared.process import (
+    CommandParser,
+    at_least_one,
+    integer,
+    run_command,
+    seconds,
+    vcpu_count,
+)
 
 _DEFAULT_WAIT_S = 60.0
 SCHEMA = "pvpmu-guest/1"
@@ -39,9 +46,9 @@ def _parser() -> CommandParser:
         metavar="NAME|FILE",
         help=f"one of {', '.join(scenario_names())}, or a TOML file (%(default)s)",
     )
-    parser.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
-    parser.add_argument("--runs", type=at_least_one, default=1, metavar="N")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the program")
+    parser.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
+    parser.add_argument("--runs", type=at_least_one, default=1, metavar="N", help="(%(default)s)")
+    parser.add_argument("--seed", type=integer, default=1, metavar="N", help="of the program")
     parser.add_argument(
         "--memory",
         type=at_least_one,
@@ -90,12 +97,12 @@ def _one_run(session: Session, scenario: Scenario, seed: int, run: int) -> list[
     ]
     reports = session.run(jobs)
     stats = session.stats()
-    return [_entry(scenario, report, stats, vcpu) for vcpu, report in enumerate(reports)]
+    return [_entry(scenario, *pair) for pair in zip(reports, stats, strict=True)]
 
 
-def _entry(scenario: Scenario, report: RunReport, stats: Stats, vcpu: int) -> dict[str, Any]:
-    host, counts = stats.vcpus[vcpu], report.counts
-    exits = Counter({ExitReason(reason).name: count for reason, count in host.exits.items()})
+def _entry(scenario: Scenario, report: RunReport, stats: VcpuStats) -> dict[str, Any]:
+    counts = report.counts
+    exits = Counter({ExitReason(reason).name: count for reason, count in stats.exits.items()})
     return {
         "page_registered": report.page_registered,
         "samples": counts.samples,
@@ -114,7 +121,7 @@ def _entry(scenario: Scenario, report: RunReport, stats: Stats, vcpu: int) -> di
             for number, event in enumerate(scenario.events)
         ],
         "exits": dict(exits),
-        "perf_calls": host.perf_calls,
+        "perf_calls": stats.perf_calls,
         "handler_ns": report.handler_ns.summary(),
     }
 

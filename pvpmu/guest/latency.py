@@ -6,7 +6,7 @@ are, kinds take turns within a round, and the cost of an empty loop is subtracte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
 
@@ -16,7 +16,7 @@ from pvpmu.guest.pvpage import GuestPage
 from pvpmu.guest.scenario import Races
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import EVTSEL_EN, EVTSEL_INT, FIXED_EN, LVT_NMI
+from pvpmu.shared.cpuid import EVTSEL_EN, EVTSEL_INT, FIXED_EN, LVT_NMI, PmuCpuid
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.units import Ns
@@ -74,6 +74,7 @@ class LatencyJob:
         report = LatencyReport()
         vcpu = machine.vcpu(Races())
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
+        cpuid = vcpu.pmu_cpuid()
         words = machine.memory
         scratch = machine.page_address // 8 + _SCRATCH
         for number in range(self.rounds):
@@ -89,22 +90,24 @@ class LatencyJob:
                 self.exit_batch,
                 [
                     (report.exit, name, _read(vcpu, address))
-                    for name, address in _readable(msr.BY_ADDRESS)
+                    for name, address in _readable(BY_ADDRESS, cpuid)
                 ],
             )
-            self._page_accesses(machine, vcpu, report)
+            self._page_accesses(machine, vcpu, cpuid, report)
             progress((number + 1) / self.rounds)
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
         return report
 
-    def _page_accesses(self, machine: Machine, vcpu: Vcpu, report: LatencyReport) -> None:
+    def _page_accesses(
+        self, machine: Machine, vcpu: Vcpu, cpuid: PmuCpuid, report: LatencyReport
+    ) -> None:
         if not vcpu.register_page(machine.memory, machine.page_address):
             return
         guest_page = vcpu.seam.page
         assert guest_page is not None
         vcpu.seam.wrmsr(msr.GLOBAL_CTRL, 0)
         frozen = guest_page.frozen
-        reads = _readable({**frozen.read_word, **frozen.read})
+        reads = _readable((*frozen.read_word, *frozen.read), cpuid)
         writes = [
             (BY_ADDRESS[address].name, address)
             for address in (*frozen.write_word, *frozen.write, msr.OVF_CTRL)
@@ -181,13 +184,13 @@ class ThroughputJob:
         return ThroughputReport(done, spent)
 
 
-def _readable(addresses: object) -> list[tuple[str, int]]:
-    """Name and address of the first register of each kind that a guest may read."""
-    assert isinstance(addresses, dict)
+def _readable(addresses: Iterable[int], cpuid: PmuCpuid) -> list[tuple[str, int]]:
+    """Name and address of the first register of each kind that this guest may read."""
+    registers = [BY_ADDRESS[address] for address in addresses]
     return [
-        (BY_ADDRESS[address].name, address)
-        for address in addresses
-        if not BY_ADDRESS[address].index and BY_ADDRESS[address].pmu
+        (register.name, register.address)
+        for register in registers
+        if register.pmu and not register.index and register.exists(cpuid)
     ]
 
 

@@ -119,6 +119,7 @@ class PerfCore:
         self._scheduled = False
         self._tick_seq = 0
         self._throttled = 0
+        self.throttles = 0
         self.samples = SampleLog(sample_capacity)
 
     @property
@@ -205,6 +206,7 @@ class PerfCore:
             event.interrupts += 1
             if event.interrupts >= self._max_samples_per_tick:
                 self._throttled += 1
+                self.throttles += 1
                 event.interrupts = _THROTTLED
                 throttle = True
         if event.config.frequency:

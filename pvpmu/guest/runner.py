@@ -15,6 +15,7 @@ from pvpmu.guest.scenario import Scenario
 from pvpmu.guest.script import Kind, Scripted, Step, make_steps
 from pvpmu.guest.workload import Workload
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.units import Ns
@@ -41,6 +42,7 @@ class Counts:
     sched_out: int = 0
     rotations: int = 0
     samples: int = 0
+    throttles: int = 0
     samples_digest: str = ""
     count: list[int] = field(default_factory=list)
     enabled_ns: list[Ns] = field(default_factory=list)
@@ -84,6 +86,11 @@ class GuestRun:
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
         vcpu.forget_page()
         self.cpuid: PmuCpuid = vcpu.pmu_cpuid()
+        if self.cpuid != scenario.cpuid:
+            raise UsageError(
+                f"scenario {scenario.name!r} needs {_shape(scenario.cpuid)}, "
+                f"the host offers {_shape(self.cpuid)}"
+            )
         self.page_registered = vcpu.register_page(memory, page_address)
         access: MsrAccess = vcpu.seam
         if self._recorder is not None:
@@ -126,6 +133,7 @@ class GuestRun:
         counts = self.counts
         counts.samples = self.core.samples.total
         counts.samples_digest = self.core.samples.digest
+        counts.throttles = self.core.throttles
         self._settling = True
         if self._recorder is not None:
             self._recorder.closed = True
@@ -259,3 +267,7 @@ class GuestRun:
         for event in self.core.events:
             if event.hw.active:
                 into[event.number] += counts[event.hw.event.kind]
+
+
+def _shape(cpuid: PmuCpuid) -> str:
+    return f"{cpuid.gp} GP and {cpuid.fixed} fixed counters of {cpuid.gp_width} bits"

@@ -13,9 +13,23 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import load_toml
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import BY_NAME, EVENTS, event_named
-from pvpmu.shared.units import NS_PER_S, Cycles, Ns
+from pvpmu.shared.units import Cycles, Ns
 
 _FOLDER = "scenarios"
+_MAX_WINDOW = 1_000_000_000
+_MAX_PHASES = 100_000
+_MAX_PHASE_MS = 1_000_000
+_MAX_RATE = 1_000_000_000_000
+_BOUNDS = {
+    "duration_us": (1, 1_000_000_000),
+    "hz": (1, 1_000_000),
+    # A millisecond of phase needs a cycle.
+    "cpu_hz": (1000, 100_000_000_000),
+    "max_sample_rate": (1, 1_000_000_000),
+    "switch_us": (0, 1_000_000_000),
+    "mux_us": (1, 1_000_000_000),
+}
+"""What a run can be asked for: beyond it nobody waits for the end, or words overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +66,17 @@ class Rates:
             if name not in BY_NAME or name == EVENTS[0].name:
                 known = ", ".join(event.name for event in EVENTS[1:])
                 raise ValueError(f"unknown event {name!r} in per_second; known: {known}")
-            if rate < 0:
-                raise ValueError(f"rate of {name!r}: {rate} is below 0 per second")
-        if not 0 < self.phase_ms_min <= self.phase_ms_max:
+            if not 0 <= rate <= _MAX_RATE:
+                raise ValueError(f"rate of {name!r}: {rate} is outside 0..{_MAX_RATE} per second")
+        if not 0 < self.phase_ms_min <= self.phase_ms_max <= _MAX_PHASE_MS:
             raise ValueError(
                 f"phase_ms_min {self.phase_ms_min} must be above 0 and at most phase_ms_max "
-                f"{self.phase_ms_max}"
+                f"{self.phase_ms_max}, which must be at most {_MAX_PHASE_MS}"
             )
         if not 0 <= self.spread_permille < 1000:
             raise ValueError(f"spread_permille {self.spread_permille} is outside 0..999")
-        if self.phases < 1:
-            raise ValueError(f"phases {self.phases} must be at least 1")
+        if not 1 <= self.phases <= _MAX_PHASES:
+            raise ValueError(f"phases {self.phases} is outside 1..{_MAX_PHASES}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +88,9 @@ class Races:
     handler_tail: Cycles = 0
 
     def __post_init__(self) -> None:
-        if min(self.pmi_skid, self.injection_latency, self.handler_tail) < 0:
-            raise ValueError("pmi_skid, injection_latency and handler_tail must not be negative")
+        for name in ("pmi_skid", "injection_latency", "handler_tail"):
+            if not 0 <= getattr(self, name) <= _MAX_WINDOW:
+                raise ValueError(f"{name} {getattr(self, name)} is outside 0..{_MAX_WINDOW} cycles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,24 +125,18 @@ class Scenario:
     def __post_init__(self) -> None:
         if (self.workload is None) == (self.script is None):
             raise ValueError("exactly one of [workload] and [script] is needed")
-        # A millisecond of phase needs a cycle, a tick a nanosecond.
-        for name, least in (
-            ("duration_us", 1),
-            ("hz", 1),
-            ("cpu_hz", 1000),
-            ("max_sample_rate", 1),
-            ("mux_us", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
-        if self.hz > NS_PER_S:
-            raise ValueError(f"hz {self.hz} must be at most {NS_PER_S}")
+        if not (self.name.isprintable() and self.name and self.summary.isprintable()):
+            raise ValueError("name and summary must be printable text, name not empty")
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)} is outside {least}..{most}")
         try:
             _ = self.cpuid
         except UsageError as error:
             raise ValueError(str(error)) from None
-        if self.switch_us < 0:
-            raise ValueError(f"switch_us {self.switch_us} must not be negative")
+        self._check_events()
+
+    def _check_events(self) -> None:
         if not self.events:
             raise ValueError("events is empty: at least one event is needed")
         if self.script is not None and len(self.script.overflows) != len(self.events):
@@ -135,6 +144,18 @@ class Scenario:
                 f"script.overflows has {len(self.script.overflows)} entries for "
                 f"{len(self.events)} events"
             )
+        if self.script is not None and self.duration < 4 * sum(self.script.overflows):
+            raise ValueError(
+                f"duration_us {self.duration_us} is too short for "
+                f"{sum(self.script.overflows)} overflows, 4 ns apart"
+            )
+        for event in self.events:
+            # As perf_event_open, which refuses it with EINVAL.
+            if event.frequency > self.max_sample_rate:
+                raise ValueError(
+                    f"event {event.name!r}: frequency {event.frequency} Hz is above "
+                    f"max_sample_rate {self.max_sample_rate} Hz"
+                )
 
     @property
     def duration(self) -> Ns:
@@ -189,13 +210,15 @@ def load_scenario(name: str) -> Scenario:
         text = (resources.files("pvpmu") / _FOLDER / f"{name}.toml").read_text("utf-8")
         return load_toml(text, source=f"scenario {name}", kind=Scenario)
     path = Path(name)
-    if not path.is_file():
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a scenario file")
+    if not path.exists():
         raise UsageError(
             f"unknown scenario {name!r}: no such file, and the shipped ones are "
             f"{', '.join(scenario_names())}"
         )
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     return load_toml(text, source=str(path), kind=Scenario)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from pvpmu.shared.units import Cycles, Ns
 
+_MAX_STEPS = 1_000_000
+
 
 class Kind(enum.IntEnum):
     """What happens at an instant, in the order in which instants' ties are resolved."""
@@ -49,12 +51,19 @@ class ScriptCounts:
     coincident: int
     stray: int
 
+    @property
+    def handlers(self) -> int:
+        """Handler entries that the script makes: one for each instant, and one for each stray."""
+        return sum(self.overflows) - self.coincident + self.stray
+
     def __post_init__(self) -> None:
         if not self.overflows:
             raise ValueError("overflows is empty: one number for each event is needed")
         single = (self.ticks, self.sched_in, self.sched_out, self.coincident, self.stray)
         if min(*single, *self.overflows) < 0:
             raise ValueError("the numbers of a script must not be negative")
+        if max(*single, sum(self.overflows)) > _MAX_STEPS:
+            raise ValueError(f"a script has at most {_MAX_STEPS} overflows, ticks or switches")
         if self.coincident and len(self.overflows) < 2:
             raise ValueError(f"coincident {self.coincident} needs at least two events")
         if self.stray > self.coincident:

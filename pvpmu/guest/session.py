@@ -11,8 +11,9 @@ from typing import TypeVar
 from pvpmu.guest.machine import Job
 from pvpmu.guest.worker import JobProgress, JobResult
 from pvpmu.shared import control, memory
-from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, Welcome
+from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, VcpuStats, Welcome
 from pvpmu.shared.errors import PeerError, UsageError
+from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
@@ -46,12 +47,14 @@ class Session:
         """Number of vCPUs."""
         return len(self._workers)
 
-    def run(self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None) -> list[_T]:
-        """Do one job on each of the first vCPUs, all at once; returns their results in order.
+    def run(
+        self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None, *, first: int = 0
+    ) -> list[_T]:
+        """Do one job on each vCPU from ``first`` on, all at once; returns their results in order.
 
         Raises what a job raises, or :class:`PeerError` when the host or a worker ends.
         """
-        active = self._workers[: len(jobs)]
+        active = self._workers[first : first + len(jobs)]
         for worker, job in zip(active, jobs, strict=True):
             worker.send(job)
         results: dict[int, _T] = {}
@@ -67,10 +70,14 @@ class Session:
                     results[vcpu] = message.value  # what Job[_T].do returned in our own worker
         return [results[vcpu] for vcpu in range(len(jobs))]
 
-    def stats(self) -> Stats:
-        """The host's statistics of the last measured window."""
-        self._channel.send(StatsRequest())
-        return self._channel.expect(Stats)
+    def stats(self) -> list[VcpuStats]:
+        """The host's statistics of the last measured window, by vCPU."""
+        found = []
+        for vcpu in range(self.vcpus):
+            # One at a time: statistics of many vCPUs would not fit in a packet.
+            self._channel.send(StatsRequest(vcpu))
+            found.append(self._channel.expect(Stats).stats)
+        return found
 
     def leave(self) -> None:
         """Tell the host that the guest is done."""
@@ -130,6 +137,16 @@ def open_session(
             raise PeerError(
                 f"the host speaks control version {welcome.version}, expected "
                 f"{control.CONTROL_VERSION}"
+            )
+        if not len(welcome.semaphores) == len(welcome.cpus) == vcpus:
+            raise PeerError(
+                f"the host offers {len(welcome.semaphores)} semaphore pairs and "
+                f"{len(welcome.cpus)} CPUs, expected {vcpus} of each"
+            )
+        if welcome.slot_bytes < SLOT_SIZE or welcome.segment_bytes < vcpus * welcome.slot_bytes:
+            raise PeerError(
+                f"the host offers slots of {welcome.slot_bytes} bytes in {welcome.segment_bytes}, "
+                f"expected {vcpus} of at least {SLOT_SIZE} bytes"
             )
         started = stack.enter_context(
             workers("guest", "pvpmu.guest.worker:run_vcpu", _handoffs(welcome, segment.name, size))

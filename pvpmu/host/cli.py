@@ -8,7 +8,7 @@ from pvpmu.host.server import HostConfig, serve
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.memory import checked_vm_name
-from pvpmu.shared.process import PINS, CommandParser, at_least_one, run_command, seconds
+from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
 
 _DEFAULT_WAIT_S = 60.0
 
@@ -28,9 +28,12 @@ def _parser() -> CommandParser:
         "--name", default="vm0", help="VM name, as given to pvpmu-guest (%(default)s)"
     )
     parser.add_argument(
-        "--design", default="page", metavar="NAME", help=f"one of {', '.join(design_names())}"
+        "--design",
+        default="page",
+        metavar="NAME",
+        help=f"one of {', '.join(design_names())} (%(default)s)",
     )
-    parser.add_argument("--vcpus", type=at_least_one, default=1, metavar="N")
+    parser.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
     parser.add_argument(
         "--pin",
         choices=PINS,
@@ -45,9 +48,19 @@ def _parser() -> CommandParser:
         help="how long to wait for the guest (%(default)g s)",
     )
     shape = PmuCpuid()
-    parser.add_argument("--gp", type=int, default=shape.gp, metavar="N", help="GP counters, 1-8")
-    parser.add_argument("--fixed", type=int, default=shape.fixed, metavar="N", help="fixed, 0-3")
-    parser.add_argument("--width", type=int, default=shape.gp_width, metavar="BITS", help="32-48")
+    parser.add_argument(
+        "--gp", type=integer, default=shape.gp, metavar="N", help="GP counters (%(default)s)"
+    )
+    parser.add_argument(
+        "--fixed", type=integer, default=shape.fixed, metavar="N", help="fixed ones (%(default)s)"
+    )
+    parser.add_argument(
+        "--width",
+        type=integer,
+        default=shape.gp_width,
+        metavar="BITS",
+        help="(%(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 

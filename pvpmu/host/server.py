@@ -22,7 +22,8 @@ from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.process import place
 from pvpmu.shared.workers import Worker, workers
 
-_HELLO_TIMEOUT_S = 5.0
+_HELLO_TIMEOUT_S = 2.0
+_ANSWER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def _admit(listener: socket.socket, config: HostConfig) -> tuple[Channel, Hello]
     while True:
         try:
             connection, _ = listener.accept()
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise PeerError(
                 f"no guest came for {config.name!r} within {config.wait_s:g} s"
             ) from None
@@ -113,7 +114,7 @@ def _admit(listener: socket.socket, config: HostConfig) -> tuple[Channel, Hello]
         except PeerError as error:
             refusal = Refuse(RefusalCode.MALFORMED, str(error))
         if refusal is None:
-            channel.set_timeout(None)
+            channel.set_timeout(_ANSWER_TIMEOUT_S)
             return channel, hello
         _refuse(channel, refusal)
 
@@ -141,7 +142,7 @@ def _refusal(channel: Channel, hello: Hello, config: HostConfig) -> Refuse | Non
             f"memory of {hello.memory_bytes} bytes, expected at least {needed} bytes",
         )
     try:
-        Segment.attach(hello.memory, hello.memory_bytes).close()
+        memory.inspect_segment(hello.memory, hello.memory_bytes)
     except PeerError as error:
         return Refuse(RefusalCode.BAD_MEMORY, str(error))
     return None
@@ -181,14 +182,13 @@ def _session(channel: Channel, listener: socket.socket, started: list[Worker]) -
             continue
         message = channel.receive()
         match message:
-            case StatsRequest():
-                for vcpu, worker in enumerate(started):
-                    while worker.pipe.poll():
-                        latest[vcpu] = worker.receive()
-                channel.send(Stats(latest))
+            case StatsRequest(vcpu) if 0 <= vcpu < len(started):
+                while started[vcpu].pipe.poll():
+                    latest[vcpu] = started[vcpu].receive()
+                channel.send(Stats(latest[vcpu]))
             case Bye():
                 return
             case None:
                 raise PeerError("the guest has gone without Bye")
             case _:
-                raise PeerError(f"expected StatsRequest or Bye, got {type(message).__name__}")
+                raise PeerError(f"expected StatsRequest of a vCPU or Bye, got {message}")

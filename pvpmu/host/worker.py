@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 from pvpmu.host.stats import HostStats
 from pvpmu.host.vcpu import HostVcpu
@@ -12,6 +13,7 @@ from pvpmu.shared import exits
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
+from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.handoff import Handoff
 
@@ -48,9 +50,23 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     attached = boot.handoff.attach()
     slot = attached.slot
     vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid)
-    serve = vcpu.serve
     acquire, release = attached.exit_semaphore.acquire, attached.entry_semaphore.release
     pipe.send(True)
+    try:
+        _serve_exits(pipe, vcpu, slot, acquire, release)
+    except OSError as error:
+        # A guest can post until a semaphore is full.
+        raise PeerError(f"semaphores of vCPU {boot.handoff.vcpu}: {error.strerror}") from None
+
+
+def _serve_exits(
+    pipe: Connection[Any, Any],
+    vcpu: HostVcpu,
+    slot: memoryview[int],
+    acquire: Callable[[], None],
+    release: Callable[[], None],
+) -> NoReturn:
+    serve = vcpu.serve
     while True:
         acquire()
         reason = serve()

@@ -28,6 +28,7 @@ from pvpmu.shared.tally import calls
 
 CONTROL_VERSION = 1
 _MAX_MESSAGE = 1 << 18
+_CONNECT_TIMEOUT_S = 1.0
 _UCRED = struct.Struct("3i")
 
 
@@ -81,7 +82,9 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class StatsRequest:
-    """Guest: send the statistics of the last measured window."""
+    """Guest: send one vCPU's statistics of its last measured window."""
+
+    vcpu: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,9 @@ class VcpuStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Host: the statistics, by vCPU."""
+    """Host: the statistics asked for; empty if nothing was measured."""
 
-    vcpus: list[VcpuStats]
+    stats: VcpuStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +249,11 @@ def listen(vm: str) -> socket.socket:
 def connect(vm: str) -> Channel | None:
     """Connect to a VM's host; None when there is none yet."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Without a timeout a host that accepts nobody would block the connection, not refuse it.
+    sock.settimeout(_CONNECT_TIMEOUT_S)
     try:
         sock.connect(socket_address(vm))
-    except (ConnectionRefusedError, FileNotFoundError):
+    except (ConnectionRefusedError, FileNotFoundError, BlockingIOError, TimeoutError):
         sock.close()
         return None
     return Channel(sock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,12 +34,25 @@ def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:
         path = found["path"] if found else ""
         what = message[: found.start()] if found else message
         unknown = _UNKNOWN.search(what)
-        if unknown:
-            path = f"{path}.{unknown['field']}"
+        path = f"{path}.{unknown['field']}" if unknown else _subject(raw, path, what)
         line = _line_of(text, path)
         raise UsageError(
             f"{source}: line {line}: field {path.lstrip('.') or '-'}: {what}"
         ) from None
+
+
+def _subject(raw: object, path: str, what: str) -> str:
+    """Where a check of a whole table names a field of it first, that field's path."""
+    table: Any = raw
+    for step in _STEP.finditer(path):
+        key, index = step["key"], step["index"]
+        inside = key if key is not None else int(index) if index.isdigit() else None
+        try:
+            table = table[inside]
+        except (KeyError, IndexError, TypeError):
+            return path
+    first = what.split(" ", 1)[0]
+    return f"{path}.{first}" if isinstance(table, dict) and first in table else path
 
 
 def _refuse_unknown(raw: object, kind: object, path: str) -> None:

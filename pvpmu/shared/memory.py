@@ -18,6 +18,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -99,6 +100,12 @@ class Segment:
             if _owner_lives(_SHM / name):
                 raise NameInUseError(f"{name}: in use by a live process; choose another --name")
             _remove(name)
+            free = os.statvfs(_SHM)
+            if HEADER_SIZE + size > free.f_bavail * free.f_frsize:
+                raise ResourceError(
+                    f"{name}: {size} bytes of memory, {_SHM} has "
+                    f"{free.f_bavail * free.f_frsize} bytes left"
+                )
             try:
                 segment = cls(_open(name, create=True, size=HEADER_SIZE + size), owned=True)
             except OSError as error:
@@ -122,27 +129,11 @@ class Segment:
 
         Raises :class:`PeerError` when it is absent, not ready, of another version or too small.
         """
+        inspect_segment(name, size)
         try:
-            shm = _open(name, create=False, size=0)
-        except (FileNotFoundError, ValueError):
-            raise PeerError(f"{name}: no such shared memory segment") from None
-        except OSError as error:
-            raise PeerError(f"{name}: {error.strerror}") from None
-        if shm.size < HEADER_SIZE:
-            shm.close()
-            raise PeerError(f"{name}: {shm.size} bytes, too small for a header")
-        segment = cls(shm, owned=False)
-        problem = None
-        if segment.header[_READY] != MAGIC:
-            problem = f"not ready: {segment.header[_READY]:#x}, expected {MAGIC:#x}"
-        elif segment.header[_VERSION] != SEGMENT_VERSION:
-            problem = f"version {segment.header[_VERSION]}, expected {SEGMENT_VERSION}"
-        elif len(segment.words) * WORD_BYTES < size:
-            problem = f"{len(segment.words) * WORD_BYTES} bytes, expected at least {size}"
-        if problem:
-            segment.close()
-            raise PeerError(f"{name}: {problem}")
-        return segment
+            return cls(_open(name, create=False, size=0), owned=False)
+        except (OSError, ValueError) as error:
+            raise PeerError(f"{name}: cannot be mapped: {error}") from None
 
     def close(self) -> None:
         """Unmap; remove the name if created here. Windows cut from it must be gone."""
@@ -167,13 +158,48 @@ class Segment:
         self.close()
 
 
+def inspect_segment(name: str, size: int) -> None:
+    """Check a peer's segment without mapping it, which its owner could shrink at any time.
+
+    Raises :class:`PeerError` when it is absent, not ready, of another version or smaller than
+    ``size`` bytes after the header.
+    """
+    if not _SEGMENT_FILE.fullmatch(name):
+        raise PeerError(f"{name!r}: no name of a shared memory segment")
+    try:
+        handle = os.open(_SHM / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        raise PeerError(f"{name}: {error.strerror}") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise PeerError(f"{name}: no shared memory segment")
+        raw = file.read(HEADER_SIZE)
+    if len(raw) < HEADER_SIZE:
+        raise PeerError(f"{name}: {len(raw)} bytes, expected a header of {HEADER_SIZE} bytes")
+    problem = _problem(memoryview(raw).cast("Q"), status.st_size - HEADER_SIZE, size)
+    if problem:
+        raise PeerError(f"{name}: {problem}")
+
+
+def _problem(header: memoryview[int], held: int, size: int) -> str | None:
+    """What is wrong with a segment of ``held`` bytes after its header, None if nothing is."""
+    if header[_READY] != MAGIC:
+        return f"not ready: {header[_READY]:#x}, expected {MAGIC:#x}"
+    if header[_VERSION] != SEGMENT_VERSION:
+        return f"version {header[_VERSION]}, expected {SEGMENT_VERSION}"
+    if held < size:
+        return f"{held} bytes, expected at least {size}"
+    return None
+
+
 def create_semaphore(name: str) -> posix_ipc.Semaphore:
     """Make a semaphore at 0; a leftover of the same name is replaced.
 
     Raises :class:`ResourceError`. The caller owns the VM's host segment, so no live process
     uses the name.
     """
-    with contextlib.suppress(posix_ipc.ExistentialError):
+    with contextlib.suppress(posix_ipc.ExistentialError, OSError):
         posix_ipc.unlink_semaphore(name)
     try:
         return posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=0)

@@ -13,11 +13,18 @@ from typing import NoReturn
 
 from pvpmu.shared.errors import PvpmuError, ResourceError, UsageError
 
+MAX_VCPUS = 1024
+"""As KVM_MAX_VCPUS on x86."""
+_MAX_SECONDS = 1_000_000
 PINS = ("same", "split", "none")
 
 
 class _Terminated(Exception):  # noqa: N818 (a request, not an error)
-    """SIGTERM arrived."""
+    """SIGTERM or SIGHUP arrived."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -30,7 +37,8 @@ class CommandParser(argparse.ArgumentParser):
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a command's body; returns its exit status and prints a failure as one line."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _on_signal)
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except PvpmuError as error:
@@ -39,18 +47,30 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] 
     except KeyboardInterrupt:
         _say(f"{name}: interrupted")
         return 128 + signal.SIGINT
-    except _Terminated:
+    except _Terminated as signalled:
         _say(f"{name}: terminated")
-        return 128 + signal.SIGTERM
+        return 128 + signalled.number
     except BrokenPipeError:
         # The reader of our output has gone: not worth a line, and there is nowhere to write it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # A full disk, a vanished folder: the machine's refusal, not a defect.
+        _say(f"{name}: error: {error}")
+        return 1
+
+
+def vcpu_count(text: str) -> int:
+    """Argument type: a number of vCPUs, 1 to MAX_VCPUS."""
+    value = integer(text)
+    if not 1 <= value <= MAX_VCPUS:
+        raise argparse.ArgumentTypeError(f"{value} is outside 1..{MAX_VCPUS}")
+    return value
 
 
 def at_least_one(text: str) -> int:
     """Argument type: an integer from 1 on."""
-    value = _integer(text)
+    value = integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
@@ -62,8 +82,8 @@ def seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} s is outside 0..inf")
+    if not 0 <= value <= _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} s is outside 0..{_MAX_SECONDS}")
     return value
 
 
@@ -87,15 +107,16 @@ def pin_to(cpu: int) -> None:
         return
     try:
         os.sched_setaffinity(0, {cpu})
-    except OSError as error:
-        raise ResourceError(f"cannot run on CPU {cpu}: {error.strerror}") from None
+    except (OSError, OverflowError) as error:
+        raise ResourceError(f"cannot run on CPU {cpu}: {error}") from None
 
 
-def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    raise _Terminated(number)
 
 
-def _integer(text: str) -> int:
+def integer(text: str) -> int:
+    """Argument type: an integer, decimal or 0x."""
     try:
         return int(text, 0)
     except ValueError:

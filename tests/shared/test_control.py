@@ -40,20 +40,18 @@ MESSAGES: list[Message] = [
         cpus=[0, -1],
     ),
     Refuse(2, "too many"),
-    StatsRequest(),
+    StatsRequest(3),
     Stats(
-        [
-            VcpuStats(
-                exits={0: 3, 32: 9},
-                accesses=[(32, 0x38F, 4), (15, 1 << 30, 1)],
-                tallies=[[1, 2], [3, 4]],
-                exits_by=[5, 6, 7],
-                pmi={"raised": 1},
-                undelivered=1,
-            ),
-            VcpuStats.empty(),
-        ]
+        VcpuStats(
+            exits={0: 3, 32: 9},
+            accesses=[(32, 0x38F, 4), (15, 1 << 30, 1)],
+            tallies=[[1, 2], [3, 4]],
+            exits_by=[5, 6, 7],
+            pmi={"raised": 1},
+            undelivered=1,
+        )
     ),
+    Stats(VcpuStats.empty()),
     Bye(),
 ]
 
