@@ -33,10 +33,11 @@ _LEAST_WIDTH = 100
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("pvpmu", _run, argv)
+    return run_command("pvpmu", run, argv)
 
 
-def _run(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
+    """Run the command's body; raises its errors."""
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.command
     return command(args)

@@ -29,7 +29,7 @@ SCHEMA = "pvpmu-guest/1"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("pvpmu-guest", _run, argv)
+    return run_command("pvpmu-guest", run, argv)
 
 
 def _parser() -> CommandParser:
@@ -67,7 +67,8 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _run(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
+    """Run the command's body; raises its errors."""
     args = _parser().parse_args(argv)
     scenario = load_scenario(args.scenario)
     result: dict[str, Any] = {

@@ -15,7 +15,7 @@ _DEFAULT_WAIT_S = 60.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("pvpmu-host", _serve, argv)
+    return run_command("pvpmu-host", run, argv)
 
 
 def _parser() -> CommandParser:
@@ -65,7 +65,8 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _serve(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
+    """Run the command's body; raises its errors."""
     args = _parser().parse_args(argv)
     config = HostConfig(
         name=checked_vm_name(args.name),

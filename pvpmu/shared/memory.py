@@ -170,11 +170,13 @@ def inspect_segment(name: str, size: int) -> None:
         handle = os.open(_SHM / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         raise PeerError(f"{name}: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise PeerError(f"{name}: no shared memory segment")
-        raw = file.read(HEADER_SIZE)
+        raw = os.pread(handle, HEADER_SIZE, 0)
+    finally:
+        os.close(handle)
     if len(raw) < HEADER_SIZE:
         raise PeerError(f"{name}: {len(raw)} bytes, expected a header of {HEADER_SIZE} bytes")
     problem = _problem(memoryview(raw).cast("Q"), status.st_size - HEADER_SIZE, size)
