@@ -130,7 +130,7 @@ def _entry(scenario: Scenario, report: RunReport, stats: VcpuStats) -> dict[str,
 def _print_run(entry: dict[str, Any]) -> None:
     exits = ", ".join(f"{count:,} {reason}" for reason, count in entry["exits"].items())
     page = "page registered" if entry["page_registered"] else "no page: every access exits"
-    print(f"run {entry['run']}, vCPU {entry['vcpu']} ({page})")
+    print(f"run {entry['run'] + 1}, vCPU {entry['vcpu']} ({page})")
     print(f"  {entry['samples']:,} samples in {entry['handlers']:,} PMIs, {entry['ticks']:,} ticks")
     print(f"  exits: {exits}")
     print(f"  host perf calls: {entry['perf_calls']:,}")

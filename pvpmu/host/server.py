@@ -59,10 +59,12 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
             for kind in memory.SEMAPHORES:
                 semaphore = memory.create_semaphore(memory.semaphore_name(config.name, vcpu, kind))
                 stack.callback(memory.remove_semaphore, semaphore)
-        say(f"{config.name}: design {config.design.name}, {config.vcpus} vCPU, waiting for a guest")
+        say(
+            f"{config.name}: design {config.design.name}, vCPUs: {config.vcpus}, waiting for a guest"
+        )
         channel, hello = _admit(listener, config)
         stack.callback(channel.close)
-        say(f"{config.name}: guest process {hello.pid} with {hello.vcpus} vCPU")
+        say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")
         handoffs = [
             Handoff(
                 vcpu=vcpu,

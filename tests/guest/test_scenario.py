@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from pvpmu.guest.scenario import load_scenario, run_seed, scenario_names
+from pvpmu.guest.scenario import (
+    Races,
+    Rates,
+    Scenario,
+    ScenarioEvent,
+    load_scenario,
+    run_seed,
+    scenario_names,
+)
+from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
@@ -302,3 +312,17 @@ def test_a_scenario_without_events_is_refused(tmp_path: Path) -> None:
 def test_a_pmu_that_cannot_be_is_refused(tmp_path: Path, setting: str, message: str) -> None:
     text = _changed(WORKLOAD, "duration_us = 1000", f"duration_us = 9\n{setting}")
     assert _error(tmp_path, text) == message
+
+
+def test_the_documented_scenario_files_load_and_name_every_field(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text("utf-8")
+    blocks = [part.split("```", 1)[0] for part in text.split("```toml\n")[1:]]
+    path = tmp_path / "documented.toml"
+    path.write_text(blocks[0])
+    load_scenario(str(path))
+    top, _, _ = blocks[0].partition("[workload]")
+    path.write_text(top + '[[events]]\nname = "cache-misses"\n' + blocks[1].replace("591", "59"))
+    assert load_scenario(str(path)).script is not None
+    for kind in (Scenario, ScenarioEvent, Rates, Races, ScriptCounts):
+        for field in fields(kind):
+            assert field.name in text

@@ -75,7 +75,7 @@ class Vm:
         """Start a guest with plenty to do and wait until it has done the first run."""
         process = self.guest("--runs", "100000")
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("run 0")
+        assert process.stdout.readline().startswith("run 1")
         return process
 
     def left(self) -> list[str]:
