@@ -33,7 +33,7 @@ def main() -> None:
     for page, many in sorted(Counter(sample.ip >> 12 for sample in samples).items()):
         print(f"  {page << 12:#x}  {'#' * (many * 60 // len(samples))} {many}")
     first = samples[0]
-    print(f"first: {first.time:,} ns, ip {first.ip:#x}, count {first.count:,}")
+    print(f"first: {first.time:,} ns, ip {first.ip:#x}, count {first.event_count:,}")
 
 
 if __name__ == "__main__":

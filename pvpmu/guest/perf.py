@@ -13,6 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvpmu.guest.pmu import HwEvent, PmuDriver
 from pvpmu.shared.events import Event
@@ -57,15 +58,14 @@ class PerfEvent:
         return bool(self.config.frequency or self.config.period)
 
 
-@dataclass(slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One sample: guest clock (ns), event number, virtual ip, period (counts), event count."""
 
     time: Ns
     event: int
     ip: int
     period: int
-    count: int
+    event_count: int
 
 
 @dataclass(slots=True)
@@ -85,9 +85,7 @@ class SampleLog:
         """Record one sample."""
         self.total += 1
         self.kept.append(sample)
-        self._digest.update(
-            _SAMPLE.pack(sample.time, sample.event, sample.ip, sample.period, sample.count)
-        )
+        self._digest.update(_SAMPLE.pack(*sample))
 
     @property
     def digest(self) -> str:

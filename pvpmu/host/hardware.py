@@ -20,16 +20,18 @@ class Counter:
     """One hardware counter.
 
     ``fixed_kind`` is the one kind it can count, None for a GP counter; ``taken`` is the driver's
-    mark that an event owns it; ``running``: it counts.
+    mark that an event owns it; ``running``: it counts; ``descriptor``: kind and modes as a live
+    entry has them.
     """
 
-    __slots__ = ("bit", "fixed_kind", "kind", "modes", "running", "taken", "value")
+    __slots__ = ("bit", "descriptor", "fixed_kind", "kind", "modes", "running", "taken", "value")
 
     def __init__(self, index: int, fixed_kind: int | None) -> None:
         self.bit = 1 << index
         self.fixed_kind = fixed_kind
         self.kind = -1
         self.modes = 0
+        self.descriptor = 0
         self.value = 0
         self.taken = False
         self.running = False
@@ -38,8 +40,9 @@ class Counter:
 class PhysicalPmu:
     """``gp`` general and ``fixed`` fixed counters of ``width`` bits.
 
-    ``status``: overflow bits not yet taken. ``version`` changes whenever the set of started
-    counters, or the distance of one of them other than by counting, changes.
+    A counter's distance to overflow is ``top`` less its value. ``status``: overflow bits not yet
+    taken. ``version`` changes whenever the set of started counters, or the distance of one of them
+    other than by counting, changes.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class PhysicalPmu:
         version: int = 1,
     ) -> None:
         self.mask = (1 << width) - 1
+        self.top = 1 << width
         self.counters = [Counter(j + 32, FIXED_KIND[j]) for j in range(fixed)]
         self.counters += [Counter(i, None) for i in range(gp)]
         self.started: list[Counter] = []
@@ -60,6 +64,7 @@ class PhysicalPmu:
         """Program ``counter`` with ``value`` and let it count ``kind`` in ``modes``."""
         counter.kind = kind
         counter.modes = modes
+        counter.descriptor = kind | modes << LIVE_MODE_SHIFT
         counter.value = value
         if not counter.running:
             counter.running = True
@@ -87,11 +92,3 @@ class PhysicalPmu:
                     value &= self.mask
                     self.status |= counter.bit
                 counter.value = value
-
-    def live(self) -> list[int]:
-        """For each started counter: descriptor (kind, modes) and distance to overflow."""
-        entries: list[int] = []
-        top = self.mask + 1
-        for counter in self.started:
-            entries += (counter.kind | counter.modes << LIVE_MODE_SHIFT, top - counter.value)
-        return entries

@@ -182,8 +182,11 @@ class HostPage:
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
         released = self._words[page.RELEASE_SEQ] == self._freeze_seq
         self.take_ovf_ctrl()
-        turns = [self._turns[offset] for offset in _differing(copy, self._published)]
-        changed = [turn for turn in turns if turn is not None]
+        changed = [
+            turn
+            for offset in _differing(copy, self._published)
+            if (turn := self._turns[offset]) is not None
+        ]
         self._rejected = self._reject_reason = 0
         for turn in changed:
             if copy[turn.offset] & turn.refused:

@@ -59,9 +59,8 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
             for kind in memory.SEMAPHORES:
                 semaphore = memory.create_semaphore(memory.semaphore_name(config.name, vcpu, kind))
                 stack.callback(memory.remove_semaphore, semaphore)
-        say(
-            f"{config.name}: design {config.design.name}, vCPUs: {config.vcpus}, waiting for a guest"
-        )
+        what = f"design {config.design.name}, vCPUs: {config.vcpus}"
+        say(f"{config.name}: {what}, waiting for a guest")
         channel, hello = _admit(listener, config)
         stack.callback(channel.close)
         say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")

@@ -323,12 +323,14 @@ class HostVcpu:
             page_half.freeze_now()
 
     def _publish_live(self) -> None:
-        slot = self._slot
-        live = self.hardware.live()
-        for at, value in enumerate(live, exits.LIVE_AT):
-            slot[at] = value
-        slot[exits.LIVE_COUNT] = len(live) // 2
-        self._live_version = slot[exits.LIVE_VERSION] = self.hardware.version
+        slot, hardware = self._slot, self.hardware
+        at, top = exits.LIVE_AT, hardware.top
+        for counter in hardware.started:
+            slot[at] = counter.descriptor
+            slot[at + 1] = top - counter.value
+            at += 2
+        slot[exits.LIVE_COUNT] = len(hardware.started)
+        self._live_version = slot[exits.LIVE_VERSION] = hardware.version
 
     # Helpers ----------------------------------------------------------------------------------
 

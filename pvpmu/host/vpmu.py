@@ -302,7 +302,8 @@ class Vpmu:
 
     def reprogram(self, pmc: Pmc) -> None:
         """reprogram_gp_counter and reprogram_fixed_counter: pause, then start if enabled."""
-        self.pause(pmc)
+        if not (pmc.is_paused and self._skip_paused):
+            self.pause(pmc)
         if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
             return
         if pmc.config == pmc.eventsel and self._resume(pmc):

@@ -48,7 +48,7 @@ def test_a_counter_that_was_never_started_or_was_stopped_keeps_its_value() -> No
     pmu.stop(gp(pmu))
     pmu.retire(vector(branches=100), None)
     assert (gp(pmu).value, gp(pmu, 1).value) == (7, 0)
-    assert pmu.live() == []
+    assert pmu.started == []
 
 
 def test_a_wrap_keeps_the_excess_and_sets_only_that_counters_status() -> None:
@@ -77,14 +77,14 @@ def test_overflow_status_stays_when_the_counter_stops() -> None:
     assert pmu.status == 4
 
 
-def test_live_lists_descriptor_and_distance_of_each_started_counter() -> None:
+def test_started_has_descriptor_and_distance_of_each_started_counter() -> None:
     pmu = PhysicalPmu()
     pmu.start(gp(pmu), BRANCHES, MODE_USER, TOP - 10)
     pmu.start(pmu.counters[0], INSTRUCTIONS, BOTH, TOP - 1)
-    assert pmu.live() == [
-        BRANCHES | MODE_USER << LIVE_MODE_SHIFT, 10,
-        INSTRUCTIONS | BOTH << LIVE_MODE_SHIFT, 1,
-    ]  # fmt: skip
+    assert [(counter.descriptor, pmu.top - counter.value) for counter in pmu.started] == [
+        (BRANCHES | MODE_USER << LIVE_MODE_SHIFT, 10),
+        (INSTRUCTIONS | BOTH << LIVE_MODE_SHIFT, 1),
+    ]
 
 
 def test_the_version_changes_with_start_and_stop_and_not_by_counting() -> None:

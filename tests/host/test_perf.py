@@ -223,7 +223,7 @@ def test_an_event_that_the_silicon_lacks_takes_a_counter_and_never_counts() -> N
     assert not event.counting
     host.retire(100)
     assert host.perf.read_value(event) == 0
-    assert host.pmu.live() == []
+    assert host.pmu.started == []
     assert host.create().state is State.ERROR
 
 
