@@ -10,6 +10,7 @@ name in ``/dev/shm``, so that ending it at any instant leaks nothing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -129,6 +130,9 @@ def _worker_main(body: str, pipe_fd: str, lifeline: str) -> None:
     threading.Thread(target=_end_with, args=(int(lifeline),), daemon=True).start()
     module, _, function = body.partition(":")
     run: Body = getattr(importlib.import_module(module), function)
+    # What is there now stays: collecting garbage need not look at it in the middle of a handler.
+    gc.collect()
+    gc.freeze()
     pipe: Connection[Any, Any] = Connection(int(pipe_fd))
     try:
         run(pipe, pipe.recv())

@@ -280,7 +280,7 @@ def test_the_log_keeps_the_last_samples_and_its_digest_covers_all(capacity: int)
     for sample in samples:
         log.add(sample)
         packed += struct.pack(
-            "<QIQQQ", sample.time, sample.event, sample.ip, sample.period, sample.count
+            "<QIQQQ", sample.time, sample.event, sample.ip, sample.period, sample.event_count
         )
         assert len(log.kept) <= capacity
     assert list(log.kept) == samples[len(samples) - capacity :]

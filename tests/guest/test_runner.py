@@ -106,7 +106,7 @@ def test_a_fixed_period_gives_one_sample_for_each_period(inline: Callable[..., A
     # 50,000,000 cycles: the last of 125 overflows falls on the very end.
     samples = list(run.guest.core.samples.kept)
     assert run.counts.samples == len(samples) == 125
-    assert [sample.count for sample in samples] == [400_000 * n for n in range(1, 126)]
+    assert [sample.event_count for sample in samples] == [400_000 * n for n in range(1, 126)]
     assert [sample.time for sample in samples] == [160_000 * n for n in range(1, 126)]
 
 
