@@ -39,10 +39,7 @@ def document(
 ) -> Json:
     """The whole result as plain JSON values."""
     models = list(models)
-    designs = [
-        _design(config, name, totals, measured.latency[name], models)
-        for name, totals in measured.totals.items()
-    ]
+    designs = [_design(config, name, measured, models) for name in measured.totals]
     result: Json = {
         "schema": SCHEMA,
         "version": __version__,
@@ -57,6 +54,7 @@ def document(
         "environment": _environment(),
         "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
+        "baseline": _baseline(config),
         "models": {model.name: model.summary for model in models},
         "reference": _reference(reference),
         "designs": designs,
@@ -65,13 +63,8 @@ def document(
     return result
 
 
-def _design(
-    config: BenchConfig,
-    name: str,
-    totals: Totals,
-    latency: LatencyReport,
-    models: list[CostModel],
-) -> Json:
+def _design(config: BenchConfig, name: str, measured: Measured, models: list[CostModel]) -> Json:
+    totals, latency = measured.totals[name], measured.latency[name]
     guest = totals.guest
     nmis = totals.exits[ExitReason.EXCEPTION_NMI]
     real = sum(totals.operations[kind].count for kind in ("pmi", "pmi_disabled"))
@@ -136,6 +129,8 @@ def _design(
             for model in models
         },
         "handler_ns": totals.handler.summary(),
+        "handler_p50s": totals.handler_p50s,
+        "handler_to_baseline": _against(totals, measured.totals[_baseline(config)]),
         "timer_ns": totals.timer_ns,
         "ratios": _ratios(latency),
         "access_ns": {
@@ -144,6 +139,19 @@ def _design(
             "exit": _exits(latency),
         },
     }
+
+
+def _baseline(config: BenchConfig) -> str:
+    """The design that others are compared with: the last one without a page, else the first."""
+    trapping = [design.name for design in config.designs if not design.page]
+    return trapping[-1] if trapping else config.designs[0].name
+
+
+def _against(totals: Totals, baseline: Totals) -> float | None:
+    """p50 of the handler by the baseline's of the same turn, median over turns."""
+    pairs = zip(totals.handler_p50s, baseline.handler_p50s, strict=True)
+    ratios = [mine / base for mine, base in pairs if base]
+    return round(statistics.median(ratios), 3) if ratios else None
 
 
 def _msr_rows(totals: Totals) -> list[Json]:

@@ -16,11 +16,13 @@ from typing import TypeVar
 from pvpmu.bench.totals import Totals
 from pvpmu.bench.vm import Vm, VmConfig, open_vm
 from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, ThroughputReport
-from pvpmu.guest.machine import Job, RunJob
+from pvpmu.guest.machine import Job, RunJob, RunReport
 from pvpmu.guest.scenario import Scenario, run_seed
 from pvpmu.shared.design import Design
 from pvpmu.shared.units import NS_PER_S, Ns
 
+TIMED_PASSES = 3
+"""Timed passes of each design and run: the machine's speed changes from second to second."""
 _LATENCY_TURNS = 4
 _LATENCY_ROUNDS = 15
 _SCALING_ROUNDS = 3
@@ -106,12 +108,11 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
             for number, design in enumerate(config.designs)
         }
         scales = _scales(config)
-        steps = 2 * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
+        steps = (1 + TIMED_PASSES) * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
         work = _Work(steps + (3 * _SCALING_ROUNDS if scales else 0), progress)
         measured.totals = {name: Totals() for name in vms}
         for run in range(config.runs):
-            for name in _rotated(list(vms), run):
-                _one_run(config, work, vms[name], measured.totals[name], run, name)
+            _one_run(config, work, vms, measured.totals, run)
         for turn in range(_LATENCY_TURNS):
             for name in _rotated(list(vms), turn):
                 job = LatencyJob(config.clock, rounds=_LATENCY_ROUNDS)
@@ -123,23 +124,23 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
     return measured
 
 
-def _one_run(config: BenchConfig, work: _Work, vm: Vm, totals: Totals, run: int, name: str) -> None:
+def _one_run(
+    config: BenchConfig, work: _Work, vms: dict[str, Vm], totals: dict[str, Totals], run: int
+) -> None:
+    """One recorded pass of each design, then timed ones in turns."""
     seeds = [run_seed(config.seed, run, vcpu) for vcpu in range(config.vcpus)]
-    label = f"{name}: run {run + 1} of {config.runs}"
-    recorded = work.run(
-        vm,
-        [RunJob(config.scenario, seed, record=True) for seed in seeds],
-        f"{label}, counting",
-    )
-    for report, stats in zip(recorded, vm.stats(), strict=True):
-        totals.add_recorded(report, stats)
-    timed = work.run(
-        vm,
-        [RunJob(config.scenario, seed, clock=config.clock) for seed in seeds],
-        f"{label}, timing",
-    )
-    for report, twin in zip(timed, recorded, strict=True):
-        totals.add_timed(report, twin)
+    label = f"run {run + 1} of {config.runs}"
+    recorded: dict[str, list[RunReport]] = {}
+    for name in _rotated(list(vms), run):
+        jobs = [RunJob(config.scenario, seed, record=True) for seed in seeds]
+        recorded[name] = work.run(vms[name], jobs, f"{name}: {label}, counting")
+        for report, stats in zip(recorded[name], vms[name].stats(), strict=True):
+            totals[name].add_recorded(report, stats)
+    for turn in range(TIMED_PASSES):
+        for name in _rotated(list(vms), run + turn):
+            jobs = [RunJob(config.scenario, seed, clock=config.clock) for seed in seeds]
+            timed = work.run(vms[name], jobs, f"{name}: {label}, timing")
+            totals[name].add_timed(timed, recorded[name])
 
 
 def _scales(config: BenchConfig) -> bool:

@@ -71,12 +71,13 @@ def _headline(result: Json) -> Iterator[Row]:
     yield "modelled ns per PMI", _interval("total_ns"), ""
     yield "  of these in the handler", _interval("handler_ns"), _published_handlers(result)
     yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
-    first = result["designs"][0]["handler_ns"]["p50"]
-
-    def against_first(design: Json) -> str:
-        return f"{design['handler_ns']['p50'] / first:.2f}" if first else _MISSING
-
-    yield f"  against {result['designs'][0]['name']}", against_first, ""
+    yield (
+        f"  against {result['baseline']}, same turn",
+        lambda d: (
+            _MISSING if d["handler_to_baseline"] is None else f"{d['handler_to_baseline']:.2f}"
+        ),
+        "",
+    )
 
 
 def _exits(result: Json) -> Iterator[Row]:

@@ -64,6 +64,7 @@ class Totals:
     held: Counter[int] = field(default_factory=Counter)
     retired: Counter[int] = field(default_factory=Counter)
     handler: Histogram = field(default_factory=Histogram)
+    handler_p50s: list[Ns] = field(default_factory=list)
     timer_ns: Ns = 0
     runs: int = 0
     unequal: int = 0
@@ -92,11 +93,15 @@ class Totals:
         self._add_accesses(recorded)
         self._add_host(stats)
 
-    def add_timed(self, report: RunReport, recorded: RunReport) -> None:
-        """Add one timed run on one vCPU; ``recorded`` is its twin."""
-        self.handler.merge(report.handler_ns)
-        self.timer_ns = max(self.timer_ns, report.timer_ns)
-        self.unequal += report.counts.samples_digest != recorded.counts.samples_digest
+    def add_timed(self, reports: list[RunReport], recorded: list[RunReport]) -> None:
+        """Add one timed pass, all vCPUs at once; ``recorded`` are their twins."""
+        together = Histogram()
+        for report, twin in zip(reports, recorded, strict=True):
+            together.merge(report.handler_ns)
+            self.timer_ns = max(self.timer_ns, report.timer_ns)
+            self.unequal += report.counts.samples_digest != twin.counts.samples_digest
+        self.handler.merge(together)
+        self.handler_p50s.append(together.quantile(0.5))
 
     def _add_guest(self, counts: Counts) -> None:
         for name in _GUEST_COUNTS:
