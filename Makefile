@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test check bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 2
+	$(BIN)/pvpmu bench --scenario br_instr --transport process
 
 test: check
 	$(BIN)/python -m pytest

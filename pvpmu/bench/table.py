@@ -71,13 +71,12 @@ def _headline(result: Json) -> Iterator[Row]:
     yield "modelled ns per PMI", _interval("total_ns"), ""
     yield "  of these in the handler", _interval("handler_ns"), _published_handlers(result)
     yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
-    yield (
-        f"  against {result['baseline']}, same turn",
-        lambda d: (
-            _MISSING if d["handler_to_baseline"] is None else f"{d['handler_to_baseline']:.2f}"
-        ),
-        "",
-    )
+
+    def against(design: Json) -> str:
+        ratio = design["handler_to_baseline"]
+        return _MISSING if ratio is None else f"{ratio:.2f}"
+
+    yield f"  against {result['baseline']}, same turn", against, ""
 
 
 def _exits(result: Json) -> Iterator[Row]:
