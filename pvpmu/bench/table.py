@@ -287,8 +287,8 @@ def _floors(result: Json) -> Iterator[str]:
 def _notes(result: Json) -> Iterator[str]:
     yield from (f"note: {note}" for note in result["notes"])
     yield (
-        "modelled ns are a calibration: the published figures are two, and two parameters fit them; "
-        "the interval spans the models"
+        "modelled ns are a calibration: the published figures are two, and two parameters fit "
+        "them; the interval spans the models"
     )
     for name, summary in result["models"].items():
         yield f"model {name}: {summary}"
