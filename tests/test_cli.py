@@ -174,7 +174,15 @@ def test_processes_and_inline_give_the_same_document_but_for_time(
     inline = bench(scenario, capsys, "--transport", "inline", *args)
     assert process["floors"]["round_trip_ns"] > 0
     assert process["designs"][0]["ratios"]["exit_to_round_trip"] > 0
-    timed = {"handler_ns", "handler_p50s", "handler_to_baseline", "timer_ns", "access_ns", "ratios"}
+    timed = {
+        "handler_ns",
+        "handler_p50s",
+        "handler_to_baseline",
+        "timer_ns",
+        "access_ns",
+        "ratios",
+        "accesses_per_s",
+    }
     for one, other in zip(process["designs"], inline["designs"], strict=True):
         for key in one.keys() - timed:
             assert one[key] == other[key], key

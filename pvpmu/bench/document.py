@@ -132,6 +132,7 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
         "handler_p50s": totals.handler_p50s,
         "handler_to_baseline": _against(totals, measured.totals[_baseline(config)]),
         "timer_ns": totals.timer_ns,
+        "accesses_per_s": round(statistics.median(totals.access_rates)),
         "ratios": _ratios(latency),
         "access_ns": {
             "page_read": _accesses(latency.page_read, latency.plain),

@@ -207,6 +207,7 @@ def _wall() -> Iterator[Row]:
     keys = (*(name for name, _ in QUANTILES), "max")
     for key in keys:
         yield f"NMI handler, {key}, us", _us("handler_ns", key), ""
+    yield "driver accesses per second of a vCPU", _at("accesses_per_s"), ""
     for path, what in (
         ("exit", "exit (rdmsr GLOBAL_STATUS)"),
         ("page_read", "page rdmsr, plain words"),

@@ -17,7 +17,7 @@ from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.tally import PLACES, TALLY_WORDS
-from pvpmu.shared.units import Ns
+from pvpmu.shared.units import NS_PER_S, Ns
 
 OP_OF = {
     int(ExitReason.MSR_READ): "rdmsr",
@@ -65,6 +65,7 @@ class Totals:
     retired: Counter[int] = field(default_factory=Counter)
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
+    access_rates: list[float] = field(default_factory=list)
     timer_ns: Ns = 0
     runs: int = 0
     unequal: int = 0
@@ -100,6 +101,9 @@ class Totals:
             together.merge(report.handler_ns)
             self.timer_ns = max(self.timer_ns, report.timer_ns)
             self.unequal += report.counts.samples_digest != twin.counts.samples_digest
+            assert twin.recorded is not None
+            accesses = sum(twin.recorded.accesses.values())
+            self.access_rates.append(accesses * NS_PER_S / max(report.run_ns, 1))
         self.handler.merge(together)
         self.handler_p50s.append(together.quantile(0.5))
 

@@ -77,7 +77,7 @@ class RunReport:
     """What one run on one vCPU gave.
 
     ``samples``: the last ones, as many as the job asked for. ``handler_ns``: wall time of each
-    NMI handler, less ``timer_ns``, what reading the clock costs.
+    NMI handler, less ``timer_ns``, what reading the clock costs. ``run_ns``: of the whole run.
     """
 
     counts: Counts
@@ -86,6 +86,7 @@ class RunReport:
     recorded: Recorded | None = None
     handler_ns: Histogram = field(default_factory=Histogram)
     timer_ns: Ns = 0
+    run_ns: Ns = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,9 @@ class RunJob:
             seed=self.seed,
             hooks=hooks,
         )
+        start = self.clock() if self.clock is not None else 0
         report.counts = run.run()
+        report.run_ns = self.clock() - start if self.clock is not None else 0
         report.page_registered = run.page_registered
         report.samples = list(run.core.samples.kept)
         if recorder is not None:
