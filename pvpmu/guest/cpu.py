@@ -277,8 +277,8 @@ class Vcpu:
         ):
             if counts is not None:
                 flags |= flag
-                for kind in range(KINDS):
-                    slot[at + kind] = counts[kind]
+                for index, count in enumerate(counts, at):
+                    slot[index] = count
         self._user = self._kernel = None
         self._pmi_due = None
         return flags

@@ -103,6 +103,9 @@ class GuestRun:
             max_sample_rate=scenario.max_sample_rate,
             sample_capacity=hooks.sample_capacity,
         )
+        self._by_number = [
+            (event.number, event.hw.event.kind, event.hw) for event in self.core.events
+        ]
         self.counts = Counts()
         self._settling = False
         self._truth = [0] * len(self.core.events)
@@ -195,8 +198,7 @@ class GuestRun:
         distances = self._vcpu.distances()
         overflows = step.overflows
         is_tick = step.kind is Kind.TICK
-        for event in self.core.events:
-            kind, number = event.hw.event.kind, event.number
+        for number, kind, _ in self._by_number:
             distance = distances[kind]
             if not distance:
                 continue
@@ -264,9 +266,9 @@ class GuestRun:
         if not self._driver.enabled:
             return
         into = self._held if self._vcpu.seam.held else self._truth
-        for event in self.core.events:
-            if event.hw.active:
-                into[event.number] += counts[event.hw.event.kind]
+        for number, kind, hw in self._by_number:
+            if hw.active:
+                into[number] += counts[kind]
 
 
 def _shape(cpuid: PmuCpuid) -> str:
