@@ -1,4 +1,4 @@
-"""``pvpmu``: bench and cleanup."""
+"""``pvpmu``: bench, registers and cleanup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.errors import UsageError
+from pvpmu.shared.layout import WORD_BYTES
+from pvpmu.shared.page import WORD_OF
 from pvpmu.shared.process import PINS, CommandParser, at_least_one, integer, run_command, vcpu_count
+from pvpmu.shared.registers import REGISTERS, register_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +88,15 @@ def _parser() -> CommandParser:
         help="host and guest worker of a vCPU on the same CPU, on two, or anywhere (%(default)s)",
     )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
+    registers = commands.add_parser(
+        "registers",
+        help="print the register table: names, addresses, rules, place in the page",
+        description="Print the MSRs of the PMU: names, access, #GP and width rules, page word.",
+    )
+    registers.set_defaults(command=_registers)
+    registers.add_argument(
+        "name", nargs="*", metavar="NAME", help="Linux, trace or SDM name, or address (all)"
+    )
     cleanup = commands.add_parser(
         "cleanup", help="remove shared memory and semaphores whose owners are dead"
     )
@@ -125,6 +137,18 @@ def _bench(args: argparse.Namespace) -> int:
         # A long line is better than a cut number.
         print_result(result, Console(width=max(Console().width, _LEAST_WIDTH)))
     return 0 if all(check["ok"] for check in result["checks"]) else 1
+
+
+def _registers(args: argparse.Namespace) -> int:
+    for register in [register_named(name) for name in args.name] or REGISTERS:
+        print(f"{register.address:#x} {register.name} ({register.access.value})")
+        print(f"    trace {register.trace_name}; SDM {register.sdm}")
+        print(f"    #GP: {register.gp_rule}")
+        print(f"    width: {register.width_rule}")
+        word = WORD_OF.get(register.address)
+        if word is not None:
+            print(f"    page: byte {word * WORD_BYTES:#x}")
+    return 0
 
 
 def _cleanup(_: argparse.Namespace) -> int:

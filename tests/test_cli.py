@@ -17,6 +17,8 @@ import pvpmu.guest.cli
 import pvpmu.host.cli
 from pvpmu.bench.document import SCHEMA, Json
 from pvpmu.shared.design import design_names
+from pvpmu.shared.page import GLOBAL_CTRL
+from pvpmu.shared.registers import REGISTERS
 
 TIMEOUT_S = 120
 SHORT = """
@@ -78,6 +80,7 @@ def refused(command: str, capsys: Any) -> str:
         ("pvpmu bench --pin loose", "split"),
         ("pvpmu bench --json /nonexistent/file", "cannot be written"),
         ("pvpmu bench --json /", "folder"),
+        ("pvpmu registers MSR_NOPE", "MSR_CORE_PERF_GLOBAL_CTRL"),
         ("pvpmu", "COMMAND"),
         ("pvpmu nope", "cleanup"),
         ("pvpmu-host --vcpus 1025", "1025 is outside 1..1024"),
@@ -128,6 +131,20 @@ def test_an_event_that_no_counter_supports_is_refused_before_anything_starts(
     )
     scenario.write_text(text)
     assert "ref-cycles" in refused(f"pvpmu bench --scenario {scenario}", capsys)
+
+
+@pytest.mark.parametrize("name", ["0x38f", "MSR_CORE_PERF_GLOBAL_CTRL", "ia32_perf_global_ctrl"])
+def test_a_register_is_found_by_any_of_its_names(name: str, capsys: Any) -> None:
+    assert pvpmu.cli.main(["registers", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0x38f MSR_CORE_PERF_GLOBAL_CTRL (RW)"
+    assert lines[-1] == f"    page: byte {GLOBAL_CTRL * 8:#x}"
+
+
+def test_without_a_name_every_register_is_printed(capsys: Any) -> None:
+    assert pvpmu.cli.main(["registers"]) == 0
+    output = capsys.readouterr().out
+    assert all(f"{register.address:#x} {register.name} " in output for register in REGISTERS)
 
 
 @pytest.mark.parametrize("name", MAINS)
