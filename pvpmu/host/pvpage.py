@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from itertools import compress, count
 from operator import ne
 
+from pvpmu.host.pmc import Pmc
 from pvpmu.host.pmi import PmiDelivery
-from pvpmu.host.vpmu import Pmc, Vpmu
+from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.page import TURN_FIRST

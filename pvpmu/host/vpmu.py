@@ -13,67 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pvpmu.host.perf import Attr, PerfContext, PerfEvent
+from pvpmu.host.perf import PerfContext, PerfEvent
+from pvpmu.host.pmc import Pmc, sample_period, sign_extended, wanted_event
 from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import (
-    EVTSEL_EN,
-    EVTSEL_INT,
-    EVTSEL_OS,
-    EVTSEL_USR,
-    FIXED_BASE,
-    FIXED_EN,
-    FIXED_OS,
-    FIXED_PMI,
-    FIXED_USR,
-    PmuCpuid,
-)
-from pvpmu.shared.events import BY_SELECTOR, FIXED_KIND
-from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, FIXED_EN, PmuCpuid
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.tally import REDUNDANT
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
-_SELECTOR = 0xFFFF
-_MODIFIERS = 0xFF84_0000
-"""EDGE, INV and CMASK: a raw event that the modelled silicon cannot count."""
 _PMC, _PERFCTR = Role.PMC, Role.PERFCTR
 _P6_TOLERATED = (0xC1, 0xC2, 0x186, 0x187)
-
-
-class Pmc:
-    """One guest counter (struct kvm_pmc).
-
-    ``index`` is the global index, ``number`` its own; it counts up to ``mask`` and wraps at
-    ``wrap``.
-    """
-
-    __slots__ = (
-        "accumulator",
-        "bit",
-        "config",
-        "event",
-        "eventsel",
-        "fixed",
-        "index",
-        "is_paused",
-        "mask",
-        "number",
-        "wrap",
-    )
-
-    def __init__(self, index: int, mask: int) -> None:
-        self.index = index
-        self.bit = 1 << index
-        self.fixed = index >= FIXED_BASE
-        self.number = index - FIXED_BASE if self.fixed else index
-        self.mask = mask
-        self.wrap = mask + 1
-        self.accumulator = 0
-        self.eventsel = 0
-        self.event: PerfEvent | None = None
-        self.config: int | None = None
-        self.is_paused = False
 
 
 class Vpmu:
@@ -207,7 +157,7 @@ class Vpmu:
                 self._perf.tally[REDUNDANT] += 1
             # The written value, not the accumulator: a running event's count is not reset, so the
             # accumulator is the written value less what the event has counted so far.
-            self._perf.period(pmc.event, _sample_period(pmc, value))
+            self._perf.period(pmc.event, sample_period(pmc, value))
         return True
 
     def _write_eventsel(self, pmc: Pmc, value: int) -> bool:
@@ -378,25 +328,12 @@ class Vpmu:
             pmc.is_paused = False
 
     def _create(self, pmc: Pmc) -> PerfEvent | None:
-        if pmc.fixed:
-            kind: int | None = FIXED_KIND[pmc.number]
-            user, kernel = pmc.eventsel & FIXED_USR, pmc.eventsel & FIXED_OS
-            interrupts = pmc.eventsel & FIXED_PMI
-        else:
-            event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
-            known = event is not None and not pmc.eventsel & _MODIFIERS
-            # An architectural event that CPUID hides becomes a raw one, which the silicon counts.
-            kind = event.kind if event is not None and known else None
-            user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
-            interrupts = pmc.eventsel & EVTSEL_INT
-        modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
+        attr, interrupts = wanted_event(pmc)
 
         def on_overflow() -> None:
-            self._overflow(pmc, interrupts=bool(interrupts))
+            self._overflow(pmc, interrupts=interrupts)
 
-        return self._perf.create(
-            Attr(kind, modes), _sample_period(pmc, pmc.accumulator), on_overflow
-        )
+        return self._perf.create(attr, sample_period(pmc, pmc.accumulator), on_overflow)
 
     def _overflow(self, pmc: Pmc, *, interrupts: bool) -> None:
         """kvm_perf_overflow and kvm_perf_overflow_intr, in NMI context."""
@@ -407,17 +344,6 @@ class Vpmu:
         self._delivery.requests |= REQUEST_PMU
         if interrupts:
             self._delivery.raise_pmi(in_guest=self.in_guest)
-
-
-def sign_extended(value: int) -> int:
-    """What a legacy counter write stores: bits 31:0, sign-extended to 64 bits."""
-    low = value & 0xFFFF_FFFF
-    return low | 0xFFFF_FFFF_0000_0000 if low >> 31 else low
-
-
-def _sample_period(pmc: Pmc, value: int) -> int:
-    """get_sample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
-    return pmc.wrap - (value & pmc.mask)
 
 
 def _refuse(_: int) -> bool:

@@ -38,7 +38,9 @@ class CommandParser(argparse.ArgumentParser):
 def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a command's body; returns its exit status and prints a failure as one line."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _on_signal)
+        # Whoever ignores a signal for us (nohup) means it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except PvpmuError as error:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from pvpmu.host.vpmu import sign_extended
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 
@@ -127,11 +126,6 @@ def test_a_legacy_write_is_sign_extended_from_bit_31(
         bench.write(msr.GLOBAL_CTRL, 0)
     assert bench.write(PERFCTR0, written)
     assert bench.read(PERFCTR0) == bench.read(PMC0) == bench.vpmu.rdpmc(0) == kept
-
-
-def test_sign_extension_keeps_64_bits() -> None:
-    assert sign_extended(0x8000_0000) == 0xFFFF_FFFF_8000_0000
-    assert sign_extended(0xF_7FFF_FFFF) == 0x7FFF_FFFF
 
 
 def test_a_full_width_write_reads_back_through_both_aliases(new_bench: New) -> None:

@@ -194,6 +194,17 @@ def test_a_closed_terminal_ends_the_host_like_a_signal(vm: Vm) -> None:
     assert vm.left() == []
 
 
+def test_a_host_under_nohup_survives_the_terminal(vm: Vm) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        host = vm.host()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    host.send_signal(signal.SIGHUP)
+    assert ended(vm.guest())[0] == 0
+    assert ended(host)[0] == 0
+
+
 def test_a_wait_of_nothing_is_no_defect(vm: Vm) -> None:
     status, _, errors = ended(vm.start("pvpmu.host.cli", "--wait", "0"))
     assert status == 1

@@ -1,0 +1,87 @@
+"""One guest counter: its state, its period, and the host event that its control word asks for.
+
+Source: ``struct kvm_pmc``, ``get_sample_period``, and the choice of an event in
+``reprogram_gp_counter`` and ``reprogram_fixed_counter``.
+"""
+
+from __future__ import annotations
+
+from pvpmu.host.perf import Attr, PerfEvent
+from pvpmu.shared.cpuid import (
+    EVTSEL_INT,
+    EVTSEL_OS,
+    EVTSEL_USR,
+    FIXED_BASE,
+    FIXED_OS,
+    FIXED_PMI,
+    FIXED_USR,
+)
+from pvpmu.shared.events import BY_SELECTOR, FIXED_KIND
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+
+_SELECTOR = 0xFFFF
+_MODIFIERS = 0xFF84_0000
+"""EDGE, INV and CMASK: a raw event that the modelled silicon cannot count."""
+
+
+class Pmc:
+    """One guest counter (struct kvm_pmc).
+
+    ``index`` is the global index, ``number`` its own; it counts up to ``mask`` and wraps at
+    ``wrap``.
+    """
+
+    __slots__ = (
+        "accumulator",
+        "bit",
+        "config",
+        "event",
+        "eventsel",
+        "fixed",
+        "index",
+        "is_paused",
+        "mask",
+        "number",
+        "wrap",
+    )
+
+    def __init__(self, index: int, mask: int) -> None:
+        self.index = index
+        self.bit = 1 << index
+        self.fixed = index >= FIXED_BASE
+        self.number = index - FIXED_BASE if self.fixed else index
+        self.mask = mask
+        self.wrap = mask + 1
+        self.accumulator = 0
+        self.eventsel = 0
+        self.event: PerfEvent | None = None
+        self.config: int | None = None
+        self.is_paused = False
+
+
+def wanted_event(pmc: Pmc) -> tuple[Attr, bool]:
+    """What its control word asks for: the event, and whether its overflow interrupts."""
+    if pmc.fixed:
+        kind: int | None = FIXED_KIND[pmc.number]
+        user, kernel = pmc.eventsel & FIXED_USR, pmc.eventsel & FIXED_OS
+        interrupts = pmc.eventsel & FIXED_PMI
+    else:
+        event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
+        known = event is not None and not pmc.eventsel & _MODIFIERS
+        # An architectural event that CPUID hides becomes a raw one, which the silicon counts.
+        kind = event.kind if event is not None and known else None
+        user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
+        interrupts = pmc.eventsel & EVTSEL_INT
+    modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
+    return Attr(kind, modes), bool(interrupts)
+
+
+def sign_extended(value: int) -> int:
+    """What a legacy counter write stores: bits 31:0, sign-extended to 64 bits."""
+    low = value & 0xFFFF_FFFF
+    return low | 0xFFFF_FFFF_0000_0000 if low >> 31 else low
+
+
+def sample_period(pmc: Pmc, value: int) -> int:
+    """getsample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
+    return pmc.wrap - (value & pmc.mask)
