@@ -28,10 +28,12 @@ DESIGNS = ("trap", "page")
 class Rig:
     """One vCPU inline; its NMI handler acknowledges, reloads FIXED_CTR0 and starts again."""
 
-    def __init__(self, design: str, *, skid: int = 0, tail: int = 0, reload: int = 0) -> None:
+    def __init__(
+        self, design: str, *, skid: int = 0, tail: int = 0, reload: int = 0, gp: int = 8
+    ) -> None:
         slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self.memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
-        self.host = HostVcpu(slot, self.memory, design_named(design), PmuCpuid())
+        self.host = HostVcpu(slot, self.memory, design_named(design), PmuCpuid(gp=gp))
         self.cpu = Vcpu(slot, self.host.serve, skid=skid, tail=tail)
         self.program = Workload([Phase(1 << 40, (RATE_ONE,) * KINDS)], 1_000_000_000)
         self.cpu.program = self.program
@@ -162,3 +164,11 @@ def test_the_guest_words_are_clean_when_the_page_is_in_use() -> None:
     rig.register()
     words = [rig.memory[index] for index in (page.ACKED, page.RELEASE_SEQ, page.PMI_ACK)]
     assert words == [0, 0, 0]
+
+
+def test_a_tolerated_write_to_a_register_that_does_not_exist_leaves_no_word() -> None:
+    rig = Rig("page", gp=1)
+    rig.register()
+    rig.seam.wrmsr(EVTSEL0 + 1, 0x43_00C4)
+    assert rig.memory[page.EVTSEL + 1] == 0
+    assert rig.seam.rdmsr(EVTSEL0 + 1) == 0

@@ -1,7 +1,7 @@
 """Run designs side by side: who runs when, which passes, what is kept.
 
-Runs of different designs alternate, in an order that rotates from run to run, so that a slow
-minute of the machine hits them all alike.
+Passes of different designs alternate, in an order that rotates, so that a slow second of the
+machine hits them all alike.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -22,6 +21,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.workers import python_command, python_environment
 
 TRANSPORTS = ("process", "inline")
 _T = TypeVar("_T")
@@ -89,13 +89,16 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     Raises :class:`PeerError` with the host's own words when it ends early.
     """
     shape = config.cpuid
-    command = [sys.executable, "-P", "-m", "pvpmu.host.cli", "--quiet"]
+    command = python_command("pvpmu.host.cli", "--quiet")
     command += ["--name", config.name, "--design", config.design.name, "--pin", config.pin]
     command += ["--vcpus", str(config.vcpus), "--wait", f"{_WAIT_S:g}"]
     command += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     host = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
-        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=python_environment(),
+        text=True,
     )
     try:
         with open_session(

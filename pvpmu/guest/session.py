@@ -40,7 +40,6 @@ class Session:
         self._channel = channel
         self._workers = started
         self.design = welcome.design
-        self.host_pid = welcome.pid
 
     @property
     def vcpus(self) -> int:

@@ -147,7 +147,8 @@ class HostPage:
         In FROZEN everything else is as just imported, for starting a counter changes no register.
         """
         offset = None if was_running else _WRITTEN_AS_IS.get(address)
-        if offset is None:
+        # A tolerated write to a register that does not exist has no word.
+        if offset is None or self._turns[offset] is None:
             self.registers_changed()
         else:
             self.dirty = True

@@ -202,13 +202,11 @@ class Channel:
         got = type(message).__name__ if message else "end of connection"
         raise PeerError(f"expected {kind.__name__}, got {got}")
 
-    def peer_pid(self) -> int:
-        """Process id of the other side."""
-        return self._credentials()[0]
-
     def same_user(self) -> bool:
         """Whether the other side runs as this user (an abstract socket has no permissions)."""
-        return self._credentials()[1] in (os.getuid(), 0)
+        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, _ = _UCRED.unpack(raw)
+        return uid in (os.getuid(), 0)
 
     def set_timeout(self, seconds: float | None) -> None:
         """Bound every later send and receive."""
@@ -217,11 +215,6 @@ class Channel:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-    def _credentials(self) -> tuple[int, int, int]:
-        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, gid = _UCRED.unpack(raw)
-        return pid, uid, gid
 
 
 def own_pid() -> int:

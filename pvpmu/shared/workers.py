@@ -32,6 +32,16 @@ Body = Callable[["Connection[Any, Any]", Any], None]
 """A worker's body: gets the pipe to its main process and what it was given to start with."""
 
 
+def python_command(module: str, *args: str) -> list[str]:
+    """How to run a module of this package; with :func:`python_environment`."""
+    return [sys.executable, "-P", "-m", module, *args]
+
+
+def python_environment() -> dict[str, str]:
+    """The same packages as here, whatever the current folder holds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What a worker sends instead of a result: an error of ours, to be raised in the main."""
@@ -107,14 +117,12 @@ def workers(side: str, body: str, boots: Sequence[object]) -> Iterator[list[Work
 def _start(label: str, body: str, lifeline: int) -> Worker:
     ours, theirs = Pipe()
     handed = (theirs.fileno(), lifeline)
-    # The same packages as here, whatever the current folder holds.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         process = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
-            [sys.executable, "-P", "-m", __name__, body, *map(str, handed)],
+            python_command(__name__, body, *map(str, handed)),
             stdin=subprocess.DEVNULL,
             pass_fds=handed,
-            env=environment,
+            env=python_environment(),
         )
     except OSError as error:
         ours.close()

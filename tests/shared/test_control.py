@@ -214,7 +214,6 @@ def test_a_peer_that_does_not_answer_is_a_peer_error_with_the_bound() -> None:
 
 
 def test_the_peer_is_known_by_process_and_user(pair: tuple[Channel, Channel]) -> None:
-    assert pair[0].peer_pid() == os.getpid()
     assert pair[0].same_user()
 
 
