@@ -213,7 +213,7 @@ def test_a_peer_that_does_not_answer_is_a_peer_error_with_the_bound() -> None:
         channel.send(Bye())
 
 
-def test_the_peer_is_known_by_process_and_user(pair: tuple[Channel, Channel]) -> None:
+def test_the_peer_is_known_by_its_user(pair: tuple[Channel, Channel]) -> None:
     assert pair[0].same_user()
 
 
