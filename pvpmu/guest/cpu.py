@@ -6,7 +6,9 @@ nest; every exit carries what was retired since the last VM-entry.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from operator import add
 from typing import Protocol
 
 from pvpmu.guest.msr import Seam
@@ -21,11 +23,19 @@ from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.units import Cycles, Ns
 
-# Plain ints: an IntEnum member is slow to look up and to combine with flags.
+# Plain ints, and names of this module: an IntEnum member, or a look-up in another module, is slow
+# beside what an exit does.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
 _NMI_WINDOW = int(ExitReason.NMI_WINDOW)
 _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
+_NMI_BLOCKED = exits.NMI_BLOCKED
+_REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
+_REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
+_RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
+_NONE = [0] * KINDS
+"""Nothing retired yet; never changed in place."""
+_USER_AT, _KERNEL_AT = exits.RETIRED_USER_AT, exits.RETIRED_KERNEL_AT
 
 _OPS = {
     int(ExitReason.MSR_READ): "rdmsr",
@@ -71,10 +81,9 @@ class Vcpu:
         self._skid = skid
         self._latency = latency
         self._tail = tail
-        self._nmi_blocked = False
+        self._flags = 0
         self._nmi_window = False
-        self._user: list[int] | None = None
-        self._kernel: list[int] | None = None
+        self._user = self._kernel = _NONE
         self._live: list[list[int]] = []
         self._live_version = -1
         self._pmi_due: Cycles | None = None
@@ -92,19 +101,17 @@ class Vcpu:
         Raises :class:`GeneralProtectionError` when the access faulted.
         """
         slot = self._slot
-        request = reason
-        if self._nmi_blocked:
-            request |= exits.NMI_BLOCKED
-        if self._user is not None or self._kernel is not None:
-            request |= self._store_retired()
-        slot[exits.ADDRESS] = address
-        slot[exits.VALUE] = value
-        slot[exits.REQUEST] = request
+        request = reason | self._flags
+        if request & _RETIRED:
+            self._store_retired()
+        slot[_ADDRESS] = address
+        slot[_VALUE] = value
+        slot[_REQUEST] = request
         self._cross()
         if self._follow is not None:
             self._follow()
-        reply = slot[exits.REPLY]
-        result = slot[exits.RESULT]
+        reply = slot[_REPLY]
+        result = slot[_RESULT]
         if reply:
             self._entered_with(reply)
             if reply & exits.FAULT_GP:
@@ -180,13 +187,13 @@ class Vcpu:
         if reply & exits.WANT_NMI_WINDOW:
             self._nmi_window = True
         if reply & exits.INJECT_NMI:
-            self._nmi_blocked = True
+            self._flags |= _NMI_BLOCKED
             if self._latency:
                 self._run_cycles(self._latency, MODE_KERNEL)
             self.on_nmi()
             if self._tail:
                 self._run_cycles(self._tail, MODE_KERNEL)
-            self._nmi_blocked = False
+            self._flags &= ~_NMI_BLOCKED
             if self._nmi_window:
                 self._nmi_window = False
                 self.exit(_NMI_WINDOW)
@@ -200,18 +207,22 @@ class Vcpu:
     def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
         """Account counts by event kind as retired since the last VM-entry."""
         self.on_retire(counts)
-        self._load_live()
+        if self._slot[exits.LIVE_VERSION] != self._live_version:
+            self._load_live()
         for entry in self._live:
             if entry[1] & mode:
                 entry[2] -= counts[entry[0]]
         if mode == MODE_USER:
-            self._user = _added(self._user, counts)
+            self._user = list(map(add, self._user, counts))
+            self._flags |= exits.RETIRED_USER
         else:
-            self._kernel = _added(self._kernel, counts)
+            self._kernel = list(map(add, self._kernel, counts))
+            self._flags |= exits.RETIRED_KERNEL
 
     def distances(self) -> list[int]:
         """By event kind: counts until the nearest live counter of it overflows; 0 without one."""
-        self._load_live()
+        if self._slot[exits.LIVE_VERSION] != self._live_version:
+            self._load_live()
         nearest = [0] * KINDS
         for kind, _, distance in self._live:
             if not nearest[kind] or distance < nearest[kind]:
@@ -247,7 +258,8 @@ class Vcpu:
                 self.pmi_exit()
 
     def _cycles_to_overflow(self, program: Program, mode: int) -> Cycles | None:
-        self._load_live()
+        if self._slot[exits.LIVE_VERSION] != self._live_version:
+            self._load_live()
         nearest = None
         for kind, modes, distance in self._live:
             if modes & mode:
@@ -259,35 +271,23 @@ class Vcpu:
     def _load_live(self) -> None:
         """Follow the counters that the host started or stopped since the last look."""
         slot = self._slot
-        version = slot[exits.LIVE_VERSION]
-        if version != self._live_version:
-            self._live_version = version
-            self._live = []
-            for offset in range(exits.LIVE_AT, exits.LIVE_AT + 2 * slot[exits.LIVE_COUNT], 2):
-                descriptor = slot[offset]
-                modes = descriptor >> exits.LIVE_MODE_SHIFT
-                self._live.append([descriptor & 0xFF, modes, slot[offset + 1]])
+        self._live_version = slot[exits.LIVE_VERSION]
+        words = iter(slot[_LIVE_AT : _LIVE_AT + 2 * slot[exits.LIVE_COUNT]].tolist())
+        self._live = [
+            [descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT, distance]
+            for descriptor, distance in zip(words, words, strict=True)
+        ]
 
-    def _store_retired(self) -> int:
+    def _store_retired(self) -> None:
         """Put the retired counts into the slot; any PMI due is taken at this exit."""
-        slot, flags = self._slot, 0
-        for counts, at, flag in (
-            (self._user, exits.RETIRED_USER_AT, exits.RETIRED_USER),
-            (self._kernel, exits.RETIRED_KERNEL_AT, exits.RETIRED_KERNEL),
-        ):
-            if counts is not None:
-                flags |= flag
-                for index, count in enumerate(counts, at):
-                    slot[index] = count
-        self._user = self._kernel = None
+        if self._flags & exits.RETIRED_USER:
+            self._slot[_USER_AT : _USER_AT + KINDS] = array("Q", self._user)
+            self._user = _NONE
+        if self._flags & exits.RETIRED_KERNEL:
+            self._slot[_KERNEL_AT : _KERNEL_AT + KINDS] = array("Q", self._kernel)
+            self._kernel = _NONE
+        self._flags &= ~_RETIRED
         self._pmi_due = None
-        return flags
-
-
-def _added(old: list[int] | None, counts: Sequence[int]) -> list[int]:
-    if old is None:
-        return list(counts)
-    return [a + b for a, b in zip(old, counts, strict=True)]
 
 
 def _unhandled() -> None:

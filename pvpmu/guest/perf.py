@@ -113,7 +113,9 @@ class PerfCore:
         ]
         self._order = list(self.events)
         self._in: list[PerfEvent] = []
-        self._by_hw = {id(event.hw): event for event in self.events}
+        self._by_hw = {event.hw: event for event in self.events}
+        self._now: Ns = 0
+        self._ip = 0
         self._scheduled = False
         self._tick_seq = 0
         self._throttled = 0
@@ -167,11 +169,8 @@ class PerfCore:
 
     def handle_nmi(self, now: Ns, ip: int) -> int:
         """The NMI handler; returns the number of status bits handled."""
-
-        def on_sample(hw: HwEvent) -> bool:
-            return self._overflow(self._by_hw[id(hw)], now, ip)
-
-        return self._driver.handle_pmi(on_sample)
+        self._now, self._ip = now, ip
+        return self._driver.handle_pmi(self._overflow)
 
     def _tick_event(self, event: PerfEvent) -> None:
         hw, driver = event.hw, self._driver
@@ -187,12 +186,15 @@ class PerfCore:
             self._adjust_period(event, self._tick_ns, delta, stopped=True)
         driver.start(hw, reload=delta > 0)
 
-    def _overflow(self, event: PerfEvent, now: Ns, ip: int) -> bool:
+    def _overflow(self, hw: HwEvent) -> bool:
+        """perf_event_overflow, inside :meth:`handle_nmi`."""
+        event = self._by_hw[hw]
         if not event.sampling:
             return False
+        now = self._now
         throttle = self._account_interrupt(event, now)
         event.samples += 1
-        self.samples.add(Sample(now, event.number, ip, event.hw.last_period, event.hw.count))
+        self.samples.add(Sample(now, event.number, self._ip, hw.last_period, hw.count))
         return throttle
 
     def _account_interrupt(self, event: PerfEvent, now: Ns) -> bool:

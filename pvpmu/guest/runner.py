@@ -12,7 +12,7 @@ from pvpmu.guest.perf import PerfCore
 from pvpmu.guest.pmu import PmuDriver
 from pvpmu.guest.recorder import RecordedAccess, Recorder
 from pvpmu.guest.scenario import Scenario
-from pvpmu.guest.script import Kind, Scripted, Step, make_steps
+from pvpmu.guest.script import Kind, Scripted, make_steps
 from pvpmu.guest.workload import Workload
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
@@ -113,7 +113,8 @@ class GuestRun:
         self._retired = [0] * KINDS
         if scenario.script is not None:
             self._steps = make_steps(scenario.script, scenario.duration)
-            self._program: Workload | Scripted = Scripted(self._steps, len(scenario.events))
+            kinds = [kind for _, kind, _ in self._by_number]
+            self._program: Workload | Scripted = Scripted(self._steps, kinds)
         else:
             self._program = Workload(scenario.phases(seed), scenario.cpu_hz)
         if self._recorder is not None:
@@ -178,42 +179,20 @@ class GuestRun:
                 next_switch += switch_ns
 
     def _run_script(self, program: Scripted) -> None:
-        counted_since_tick = [False] * len(self.core.events)
+        vcpu = self._vcpu
         for step in self._steps:
-            program.advance(step.time)
-            self._retire_step(program, step, counted_since_tick)
+            retired = program.advance(step, vcpu.distances())
+            if any(retired):
+                vcpu.retire(retired)
             match step.kind:
                 case Kind.OVERFLOW:
-                    self._vcpu.pmi_exit(stray=step.stray)
+                    vcpu.pmi_exit(stray=step.stray)
                 case Kind.TICK:
                     self._tick()
-                    counted_since_tick = [False] * len(self.core.events)
                 case Kind.SCHED_IN:
                     self._sched_in()
                 case Kind.SCHED_OUT:
                     self._sched_out()
-
-    def _retire_step(self, program: Scripted, step: Step, counted: list[bool]) -> None:
-        retired = [0] * KINDS
-        distances = self._vcpu.distances()
-        overflows = step.overflows
-        is_tick = step.kind is Kind.TICK
-        for number, kind, _ in self._by_number:
-            distance = distances[kind]
-            if not distance:
-                continue
-            if number in overflows:
-                count = distance
-                program.overflowed(number)
-            else:
-                # A tick reloads only what counted since the last one, so everything counts.
-                least = 1 if is_tick and not counted[number] else 0
-                count = program.due(number, distance, at_least=least)
-            retired[kind] = count
-            if count:
-                counted[number] = True
-        if any(retired):
-            self._vcpu.retire(retired)
 
     # Operations ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pvpmu.shared.events import KINDS
 from pvpmu.shared.units import Cycles, Ns
 
 _MAX_STEPS = 1_000_000
@@ -118,13 +119,17 @@ def _spaced(many: int, duration: Ns) -> Iterator[Ns]:
 
 
 class Scripted:
-    """The program behind a script: its clock is set, and counts approach the next overflow."""
+    """The program behind a script: its clock is set, and counts approach the next overflow.
 
-    def __init__(self, steps: Sequence[Step], events: int) -> None:
+    ``kinds``: the event kind of each event, by event number.
+    """
+
+    def __init__(self, steps: Sequence[Step], kinds: Sequence[int]) -> None:
         self.cycles: Cycles = 0
         self.now: Ns = 0
-        self._since = 0
-        self._next: list[list[Ns]] = [[] for _ in range(events)]
+        self._kinds = tuple(enumerate(kinds))
+        self._counted = [False] * len(kinds)
+        self._next: list[list[Ns]] = [[] for _ in kinds]
         for step in reversed(steps):
             for number in step.overflows:
                 self._next[number].append(step.time)
@@ -134,23 +139,35 @@ class Scripted:
         """A script has no code: 0."""
         return 0
 
-    def due(self, number: int, distance: int, *, at_least: int) -> int:
-        """Counts that event ``number`` retires from the last instant to now, short of overflow.
+    def advance(self, step: Step, distances: Sequence[int]) -> list[int]:
+        """Set the clock to the next instant: counts by event kind retired on the way there.
 
-        ``distance``: counts to its overflow. Linear in time towards the scripted overflow, and at
-        least ``at_least`` where the distance allows.
+        ``distances``: by event kind, counts until its counter overflows, 0 where none counts.
+        An event that overflows at the step retires just that; the others go linearly in time
+        towards their next scripted overflow, short of it. A tick reloads only what has counted
+        since the last one, so that up to a tick everything retires at least one, if it can.
         """
-        following = self._next[number]
-        due = at_least
-        if following and (ahead := following[-1] - self._since) > 0:
-            due = max(due, distance * (self.now - self._since) // ahead)
-        return max(0, min(due, distance - 1))
-
-    def advance(self, time: Ns) -> None:
-        """Set the clock to the next instant."""
-        self._since = self.now
-        self.now = time
-
-    def overflowed(self, number: int) -> None:
-        """Event ``number``'s next scripted overflow has happened."""
-        self._next[number].pop()
+        since, self.now = self.now, step.time
+        is_tick = step.kind is Kind.TICK
+        counted = self._counted
+        retired = [0] * KINDS
+        for number, kind in self._kinds:
+            distance = distances[kind]
+            if not distance:
+                continue
+            following = self._next[number]
+            if number in step.overflows:
+                count = distance
+                following.pop()
+            else:
+                count = 1 if is_tick and not counted[number] else 0
+                if following and (ahead := following[-1] - since) > 0:
+                    count = distance * (step.time - since) // ahead or count
+                if count >= distance:
+                    count = distance - 1
+            if count:
+                retired[kind] = count
+                counted[number] = True
+        if is_tick:
+            self._counted = [False] * len(counted)
+        return retired

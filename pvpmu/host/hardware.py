@@ -19,12 +19,22 @@ PHYSICAL_WIDTH = 48
 class Counter:
     """One hardware counter.
 
-    ``fixed_kind`` is the one kind it can count, None for a GP counter; ``taken`` is the driver's
-    mark that an event owns it; ``running``: it counts; ``descriptor``: kind and modes as a live
-    entry has them.
+    ``fixed_kind`` is the one kind it can count, None for a GP counter; ``running``: it counts;
+    ``descriptor``: kind and modes as a live entry has them. The driver's marks: ``taken``, an event
+    is on it; ``owner``, the one it was last programmed for.
     """
 
-    __slots__ = ("bit", "descriptor", "fixed_kind", "kind", "modes", "running", "taken", "value")
+    __slots__ = (
+        "bit",
+        "descriptor",
+        "fixed_kind",
+        "kind",
+        "modes",
+        "owner",
+        "running",
+        "taken",
+        "value",
+    )
 
     def __init__(self, index: int, fixed_kind: int | None) -> None:
         self.bit = 1 << index
@@ -34,6 +44,7 @@ class Counter:
         self.descriptor = 0
         self.value = 0
         self.taken = False
+        self.owner: object = None
         self.running = False
 
 
@@ -60,11 +71,24 @@ class PhysicalPmu:
         self.status = 0
         self.version = version
 
-    def start(self, counter: Counter, kind: int, modes: int, value: int) -> None:
-        """Program ``counter`` with ``value`` and let it count ``kind`` in ``modes``."""
+    @property
+    def live(self) -> list[int]:
+        """Descriptor, then distance to overflow (counts), of each started counter."""
+        live: list[int] = []
+        top = self.top
+        for counter in self.started:
+            live += counter.descriptor, top - counter.value
+        return live
+
+    @staticmethod
+    def program(counter: Counter, kind: int, modes: int) -> None:
+        """Let ``counter``, which is stopped, count ``kind`` in ``modes`` from its next start on."""
         counter.kind = kind
         counter.modes = modes
         counter.descriptor = kind | modes << LIVE_MODE_SHIFT
+
+    def start(self, counter: Counter, value: int) -> None:
+        """Count from ``value`` on."""
         counter.value = value
         if not counter.running:
             counter.running = True

@@ -40,9 +40,6 @@ class State(enum.Enum):
     """A pinned event that found no counter: it does not count and is not tried again."""
 
 
-_OFF, _ACTIVE, _ERROR = State.OFF, State.ACTIVE, State.ERROR
-
-
 @dataclass(frozen=True, slots=True)
 class Attr:
     """What to count.
@@ -56,36 +53,48 @@ class Attr:
 
 
 class PerfEvent:
-    """A host perf_event.
+    """A host perf_event: ``kind`` and ``modes`` as in its :class:`Attr`.
 
-    ``count`` is since the last reset, ``left`` the distance to overflow; ``counting``: it is on a
-    counter that can count it.
+    ``count`` is since the last reset, ``left`` the distance to overflow. ``counter``: the one it
+    is on, None unless ACTIVE; ``last``: the one it was on. ``failed``: state ERROR.
     """
 
     __slots__ = (
-        "attr",
         "count",
         "counter",
-        "counting",
+        "failed",
+        "kind",
         "last",
         "left",
+        "modes",
         "on_overflow",
         "period",
         "prev",
-        "state",
     )
 
     def __init__(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> None:
-        self.attr = attr
+        self.kind = attr.kind
+        self.modes = attr.modes
         self.period = period
         self.left = 0
         self.count = 0
         self.prev = 0
         self.counter: Counter | None = None
         self.last: Counter | None = None
-        self.state = _OFF
-        self.counting = False
+        self.failed = False
         self.on_overflow = on_overflow
+
+    @property
+    def state(self) -> State:
+        """perf_event_state."""
+        if self.counter is not None:
+            return State.ACTIVE
+        return State.ERROR if self.failed else State.OFF
+
+    @property
+    def counting(self) -> bool:
+        """Whether it is on a counter that can count it."""
+        return self.counter is not None and self.kind is not None
 
 
 class PerfContext:
@@ -119,10 +128,9 @@ class PerfContext:
         tally = self.tally
         tally[PAUSE] += 1
         tally[LOCKS] += 1
-        if event.state is _ACTIVE:
-            self._remove(event)
-        elif event.state is _ERROR:
-            event.state = _OFF
+        if event.counter is not None:
+            self._remove(event, event.counter)
+        event.failed = False
         count = event.count
         event.count = 0
         return count
@@ -132,8 +140,8 @@ class PerfContext:
         tally = self.tally
         tally[READ_VALUE] += 1
         tally[LOCKS] += 1
-        if event.state is _ACTIVE:
-            self._update(event)
+        if event.counter is not None:
+            self._update(event, event.counter)
         return event.count
 
     def period(self, event: PerfEvent, period: int) -> bool:
@@ -144,12 +152,12 @@ class PerfContext:
         if not 0 < period < _MAX_PERIOD:
             return False
         event.period = period
-        if event.state is _ACTIVE:
-            self._update(event)
-            event.left = 0
-            self._restart(event)
-        else:
-            event.left = 0
+        counter = event.counter
+        if counter is not None:
+            self._update(event, counter)
+        event.left = period
+        if counter is not None:
+            self._restart(event, counter)
         return True
 
     def enable(self, event: PerfEvent) -> None:
@@ -157,7 +165,7 @@ class PerfContext:
         tally = self.tally
         tally[ENABLE] += 1
         tally[LOCKS] += 1
-        if event.state is not _ACTIVE:
+        if event.counter is None:
             self._install(event)
 
     def disable(self, event: PerfEvent) -> None:
@@ -165,56 +173,55 @@ class PerfContext:
         tally = self.tally
         tally[DISABLE] += 1
         tally[LOCKS] += 1
-        if event.state is _ACTIVE:
-            self._remove(event)
+        if event.counter is not None:
+            self._remove(event, event.counter)
 
     def release(self, event: PerfEvent) -> None:
         """perf_event_release_kernel: remove from the context and forget."""
         tally = self.tally
         tally[RELEASE] += 1
         tally[LOCKS] += 1
-        if event.state is _ACTIVE:
-            self._remove(event)
+        if event.counter is not None:
+            self._remove(event, event.counter)
 
     def handle_nmi(self) -> None:
         """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
         status = self.pmu.status
         self.pmu.status = 0
-        for event in [e for e in self._active if e.counter and e.counter.bit & status]:
-            self._update(event)
+        # A copy: a callback may take its event off.
+        for event in self._active.copy():
+            counter = event.counter
+            if counter is None or not counter.bit & status:
+                continue
+            self._update(event, counter)
             overflowed = event.left <= 0
-            self._restart(event)
+            self._restart(event, counter)
             if overflowed:
                 event.on_overflow()
 
     def _install(self, event: PerfEvent) -> None:
         counter = event.last
         if counter is None or counter.taken:
-            kind = event.attr.kind
-            counter = self._free_counter(kind) or self._vacated_counter()
+            counter = self._free_counter(event.kind) or self._vacated_counter()
             if counter is None:
-                event.state = _ERROR
+                event.failed = True
                 return
-        event.state = _ACTIVE
-        event.counting = event.attr.kind is not None
-        event.counter = event.last = counter
+            event.last = counter
+        event.counter = counter
         counter.taken = True
-        self._active.append(event)
+        active = self._active
+        active.append(event)
         self._reload(event, counter)
         # A pinned event reschedules the whole context: every event of it is placed again. The
         # others come back to the same counter with the same distance, so only the count changes.
-        self.tally[PLACEMENTS] += len(self._active)
+        self.tally[PLACEMENTS] += len(active)
 
-    def _remove(self, event: PerfEvent) -> None:
-        self._update(event)
-        counter = event.counter
-        assert counter is not None
+    def _remove(self, event: PerfEvent, counter: Counter) -> None:
+        self._update(event, counter)
         self.pmu.stop(counter)
         counter.taken = False
         event.counter = None
         self._active.remove(event)
-        event.state = _OFF
-        event.counting = False
 
     def _free_counter(self, kind: int | None) -> Counter | None:
         for counter in self.pmu.counters:
@@ -230,8 +237,8 @@ class PerfContext:
             for event in self._active:
                 counter = event.counter
                 movable = counter is not None and counter.fixed_kind is None
-                if counter is not None and movable and event.attr.kind == fixed.fixed_kind:
-                    self._update(event)
+                if counter is not None and movable and event.kind == fixed.fixed_kind:
+                    self._update(event, counter)
                     self.pmu.stop(counter)
                     counter.taken, fixed.taken = False, True
                     event.counter = event.last = fixed
@@ -239,9 +246,7 @@ class PerfContext:
                     return counter
         return None
 
-    def _update(self, event: PerfEvent) -> None:
-        counter = event.counter
-        assert counter is not None
+    def _update(self, event: PerfEvent, counter: Counter) -> None:
         value = counter.value
         if value != event.prev:
             delta = (value - event.prev) & self._mask
@@ -249,9 +254,8 @@ class PerfContext:
             event.count += delta
             event.left -= delta
 
-    def _restart(self, event: PerfEvent) -> None:
-        assert event.counter is not None
-        self._reload(event, event.counter)
+    def _restart(self, event: PerfEvent, counter: Counter) -> None:
+        self._reload(event, counter)
         self.tally[PLACEMENTS] += 1
 
     def _reload(self, event: PerfEvent, counter: Counter) -> None:
@@ -261,8 +265,10 @@ class PerfContext:
             event.left = left = period if left <= -period else left + period
         ahead = left if left < self._max_left else self._max_left  # noqa: FURB136 (hot path)
         event.prev = value = self._wrap - ahead
-        kind = event.attr.kind
-        if kind is None:
+        if event.kind is None:
             counter.value = value
         else:
-            self.pmu.start(counter, kind, event.attr.modes, value)
+            if counter.owner is not event:
+                counter.owner = event
+                self.pmu.program(counter, event.kind, event.modes)
+            self.pmu.start(counter, value)

@@ -36,9 +36,12 @@ def _place(kind: int) -> int:
 
 
 _PLACE_OF = [_place(kind) for kind in _KINDS]
-_KEYS = [UNKNOWN_ADDRESS << KIND_BITS | kind for kind in _KINDS] + [
+_KEYS = [
+    UNKNOWN_ADDRESS << KIND_BITS | kind for kind in _KINDS if kind & REASON_MASK < ExitReason.FLOOR
+] + [
     address << KIND_BITS | reason | blocked
     for reason in ExitReason
+    if reason < ExitReason.FLOOR
     for address in _ADDRESSES.get(reason, (0,))
     for blocked in (0, NMI_BLOCKED)
 ]

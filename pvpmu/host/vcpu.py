@@ -5,6 +5,7 @@ Source: ``vmx_handle_exit``, ``vcpu_enter_guest`` (request order NMI, PMU, PMI; 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 from pvpmu.host.hardware import PhysicalPmu
@@ -28,7 +29,8 @@ from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
 
-# Plain ints: comparing with an IntEnum member costs more than the rest of a short exit.
+# Plain ints, and names of this module: an IntEnum member, or a look-up in another module, costs
+# as much as the rest of a short exit.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
 _NMI_WINDOW = int(ExitReason.NMI_WINDOW)
 _MSR_READ = int(ExitReason.MSR_READ)
@@ -36,12 +38,16 @@ _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
+_REASON_MASK, _NMI_BLOCKED = exits.REASON_MASK, exits.NMI_BLOCKED
+_FAULT_GP = exits.FAULT_GP
+_REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
+_REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
 
 
-def _refused() -> int:
+def _refused(_: int) -> int:
     # An unknown reason can only come from a broken guest; it gets a fault and lives on.
-    return exits.FAULT_GP
+    return _FAULT_GP
 
 
 class HostVcpu:
@@ -61,11 +67,11 @@ class HostVcpu:
         self._live_version = 0
         self._generation = 0
         self.page: HostPage | None = None
-        self._handlers: dict[int, Callable[[], int]] = {
+        self._handlers: dict[int, Callable[[int], int]] = {
             _MSR_READ: self._msr_read,
             _MSR_WRITE: self._msr_write,
             _RDPMC: self._rdpmc,
-            _EXCEPTION_NMI: self._nothing,
+            _EXCEPTION_NMI: self._exception_nmi,
             _NMI_WINDOW: self._nothing,
             int(ExitReason.HLT): self._nothing,
             int(ExitReason.CPUID): self._cpuid,
@@ -84,7 +90,8 @@ class HostVcpu:
         self.stats = HostStats(self.delivery.counts)
         self._pv_page = 0
         self._pv_status = Registration.NONE
-        self._blocked = 0
+        self._readers = self.vpmu.readers | self._pv_readers()
+        self._writers = self.vpmu.writers | self._pv_writers()
 
     def serve(self) -> int:
         """Handle the exit in the slot, prepare the entry, store the reply.
@@ -92,39 +99,36 @@ class HostVcpu:
         Returns the exit reason, so that the shell can act on FLOOR.
         """
         slot = self._slot
-        request = slot[exits.REQUEST]
-        reason = request & exits.REASON_MASK
-        if reason >= _FLOOR:
-            self._measure(request, reason)
-            return reason
+        request = slot[_REQUEST]
+        address = slot[_ADDRESS]
         stats = self.stats
         kind = request & KIND_MASK
         try:
-            stats.counts[slot[exits.ADDRESS] << KIND_BITS | kind] += 1
+            stats.counts[address << KIND_BITS | kind] += 1
         except KeyError:
+            if request & _REASON_MASK >= _FLOOR:
+                return self._measure(request)
             stats.count_unknown(kind)
+        reason = request & _REASON_MASK
         self.perf.tally = stats.tally_of[kind]
-        self._blocked = request & exits.NMI_BLOCKED
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
             self._retire(request, in_guest=reason == _EXCEPTION_NMI)
-        flags = self._handlers.get(reason, _refused)()
+        flags = self._handlers.get(reason, _refused)(address)
         delivery = self.delivery
-        if request & exits.STRAY_PMI:
-            delivery.counts.stray += 1
-            delivery.queue_nmi(pmi=True)
         if delivery.requests or delivery.pending:
-            flags |= self._deliver()
+            flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
         if self.page is not None and self.page.dirty:
             self.page.publish()
         if self.hardware.version != self._live_version:
             self._publish_live()
-        slot[exits.REPLY] = flags
+        slot[_REPLY] = flags
         return reason
 
-    def _measure(self, request: int, reason: int) -> None:
+    def _measure(self, request: int) -> int:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
+        reason = request & _REASON_MASK
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
@@ -139,6 +143,7 @@ class HostVcpu:
             self.page.publish()
         if self.hardware.version != self._live_version:
             self._publish_live()
+        return reason
 
     def _control(self, control: int) -> None:
         if control == Control.RESET:
@@ -158,41 +163,45 @@ class HostVcpu:
 
     # Exit handlers: reply flags ---------------------------------------------------------------
 
-    def _nothing(self) -> int:
+    def _nothing(self, _: int) -> int:
         return 0
 
-    def _msr_read(self) -> int:
-        address = self._slot[exits.ADDRESS]
-        if address in _PV_REGISTERS:
-            if not self._design.page:
-                return exits.FAULT_GP
-            value: int | None = self._pv_page if address == msr.PV_PAGE else self._pv_status
-        else:
-            if self.page is not None:
-                self._import(self.page)
-            value = self.vpmu.rdmsr(address)
-        return self._result(value)
+    def _exception_nmi(self, _: int) -> int:
+        if self._slot[_REQUEST] & exits.STRAY_PMI:
+            self.delivery.counts.stray += 1
+            self.delivery.queue_nmi(pmi=True)
+        return 0
 
-    def _rdpmc(self) -> int:
-        ecx = self._slot[exits.ADDRESS]
+    def _msr_read(self, address: int) -> int:
+        if self.page is not None and address not in _PV_REGISTERS:
+            self._import(self.page)
+        reader = self._readers.get(address)
+        if reader is None:
+            return _FAULT_GP
+        self._slot[_RESULT] = reader()
+        return 0
+
+    def _rdpmc(self, ecx: int) -> int:
         if self.page is not None:
             self._import(self.page)
-        return self._result(self.vpmu.rdpmc(ecx))
+        value = self.vpmu.rdpmc(ecx)
+        if value is None:
+            return _FAULT_GP
+        self._slot[_RESULT] = value
+        return 0
 
-    def _msr_write(self) -> int:
-        address, value = self._slot[exits.ADDRESS], self._slot[exits.VALUE]
-        if address == msr.PV_PAGE and self._design.page:
-            self._write_pv_page(value)
-            return 0
+    def _msr_write(self, address: int) -> int:
+        value = self._slot[_VALUE]
         page_half = self.page
-        if page_half is None:
-            done = self.vpmu.wrmsr(address, value)
+        if page_half is None or address in _PV_REGISTERS:
+            writer = self._writers.get(address)
+            done = writer is not None and writer(value)
         else:
             was_running = page_half.running
             done = (was_running or page_half.import_words()) and self._write_with_page(
                 page_half, address, value, was_running=was_running
             )
-        return 0 if done else exits.FAULT_GP
+        return 0 if done else _FAULT_GP
 
     def _write_with_page(
         self, page_half: HostPage, address: int, value: int, *, was_running: bool
@@ -211,8 +220,7 @@ class HostVcpu:
             self.vpmu.start_paused()
         return True
 
-    def _cpuid(self) -> int:
-        leaf = self._slot[exits.ADDRESS]
+    def _cpuid(self, leaf: int) -> int:
         eax = ebx = ecx = edx = 0
         if leaf == leaf_a.LEAF:
             eax, ebx, ecx, edx = self.cpuid.encode()
@@ -230,7 +238,15 @@ class HostVcpu:
     def _offered(self) -> int:
         return page.FEATURE_FREEZE if self._design.freeze else 0
 
-    def _write_pv_page(self, value: int) -> None:
+    def _pv_readers(self) -> dict[int, Callable[[], int]]:
+        if not self._design.page:
+            return {}
+        return {msr.PV_PAGE: lambda: self._pv_page, msr.PV_STATUS: lambda: int(self._pv_status)}
+
+    def _pv_writers(self) -> dict[int, Callable[[int], bool]]:
+        return {msr.PV_PAGE: self._write_pv_page} if self._design.page else {}
+
+    def _write_pv_page(self, value: int) -> bool:
         """Register or unregister the page; a refusal leaves a code and everything trapping."""
         if self.page is not None:
             self._import(self.page)
@@ -242,7 +258,7 @@ class HostVcpu:
         self._pv_page = 0
         self._pv_status = Registration.NONE
         if not value & page.PAGE_ENABLE:
-            return
+            return True
         address = value & ~(page.PAGE_SIZE - 1)
         wanted = value & (page.PAGE_SIZE - 1) & ~page.PAGE_ENABLE
         if address + page.PAGE_SIZE > len(self._memory) * 8:
@@ -261,29 +277,31 @@ class HostVcpu:
             )
             self._pv_page = value
             self._pv_status = Registration.OK
+        return True
 
     # VM-entry ---------------------------------------------------------------------------------
 
-    def _deliver(self) -> int:
-        """Serve requests and inject: reply flags."""
+    def _deliver(self, *, blocked: bool) -> int:
+        """Serve requests and inject, unless NMIs are blocked: reply flags."""
         delivery = self.delivery
-        self._serve_requests()
+        if delivery.requests:
+            self._serve_requests(blocked=blocked)
         if not delivery.pending:
             return 0
-        if self._blocked:
+        if blocked:
             return exits.WANT_NMI_WINDOW
         self._inject()
         return exits.INJECT_NMI | (exits.WANT_NMI_WINDOW if delivery.pending else 0)
 
-    def _serve_requests(self) -> None:
+    def _serve_requests(self, *, blocked: bool) -> None:
         delivery = self.delivery
         while delivery.requests:
             if delivery.requests & REQUEST_NMI:
                 delivery.requests &= ~REQUEST_NMI
-                delivery.process_nmis(blocked=bool(self._blocked))
+                delivery.process_nmis(blocked=blocked)
             if delivery.requests & REQUEST_PMU:
                 delivery.requests &= ~REQUEST_PMU
-                self.vpmu.handle_pmu_request(pause_only=self._about_to_freeze())
+                self.vpmu.handle_pmu_request(pause_only=not blocked and self._about_to_freeze())
                 if self.page is not None:
                     self.page.registers_changed()
             if delivery.requests & REQUEST_PMI:
@@ -303,7 +321,6 @@ class HostVcpu:
             page_half is not None
             and page_half.freeze
             and page_half.running
-            and not self._blocked
             and deliverable(self.delivery.lvtpc)
             and self.delivery.next_is_pmi()
         )
@@ -324,12 +341,11 @@ class HostVcpu:
 
     def _publish_live(self) -> None:
         slot, hardware = self._slot, self.hardware
-        at, top = exits.LIVE_AT, hardware.top
-        for counter in hardware.started:
-            slot[at] = counter.descriptor
-            slot[at + 1] = top - counter.value
-            at += 2
-        slot[exits.LIVE_COUNT] = len(hardware.started)
+        live = hardware.live
+        slot[exits.LIVE_COUNT] = len(live) // 2
+        if live:
+            # The vCPU is stopped: nobody looks before the reply, so that one copy will do.
+            slot[_LIVE_AT : _LIVE_AT + len(live)] = array("Q", live)
         self._live_version = slot[exits.LIVE_VERSION] = hardware.version
 
     # Helpers ----------------------------------------------------------------------------------
@@ -359,9 +375,3 @@ class HostVcpu:
             page_half.take_ovf_ctrl()
         else:
             page_half.import_words()
-
-    def _result(self, value: int | None) -> int:
-        if value is None:
-            return exits.FAULT_GP
-        self._slot[exits.RESULT] = value
-        return 0

@@ -61,8 +61,8 @@ class Vpmu:
         self.in_guest = True
         self.reprogram_pmi = 0
         self.in_use = 0
-        self._readers = self._make_readers()
-        self._writers = self._make_writers()
+        self.readers = self._make_readers()
+        self.writers = self._make_writers()
 
     @property
     def live(self) -> int:
@@ -82,17 +82,13 @@ class Vpmu:
 
     def rdmsr(self, address: MsrAddress) -> int | None:
         """intel_pmu_get_msr: 64-bit value, or None for #GP."""
-        reader = self._readers.get(address)
-        if reader is None:
-            return 0 if address in _P6_TOLERATED else None
-        return reader()
+        reader = self.readers.get(address)
+        return reader() if reader is not None else None
 
     def wrmsr(self, address: MsrAddress, value: int) -> bool:
         """intel_pmu_set_msr: False for #GP."""
-        writer = self._writers.get(address)
-        if writer is None:
-            return address in _P6_TOLERATED
-        return writer(value)
+        writer = self.writers.get(address)
+        return writer is not None and writer(value)
 
     def rdpmc(self, ecx: int) -> int | None:
         """kvm_pmu_rdpmc: 64-bit value (32 bits in fast mode), or None for #GP."""
@@ -105,6 +101,7 @@ class Vpmu:
 
     def _make_readers(self) -> dict[int, Callable[[], int]]:
         readers: dict[int, Callable[[], int]] = {
+            **dict.fromkeys(_P6_TOLERATED, _zero),
             msr.FIXED_CTR_CTRL: lambda: self.fixed_ctr_ctrl,
             msr.GLOBAL_STATUS: lambda: self.global_status,
             msr.GLOBAL_CTRL: lambda: self.global_ctrl,
@@ -121,6 +118,7 @@ class Vpmu:
 
     def _make_writers(self) -> dict[int, Callable[[int], bool]]:
         writers: dict[int, Callable[[int], bool]] = {
+            **dict.fromkeys(_P6_TOLERATED, _drop),
             msr.FIXED_CTR_CTRL: self._write_fixed_ctr_ctrl,
             msr.GLOBAL_CTRL: self._write_global_ctrl,
             msr.OVF_CTRL: self._write_ovf_ctrl,
@@ -251,20 +249,30 @@ class Vpmu:
         pmc.is_paused = True
 
     def reprogram(self, pmc: Pmc) -> None:
-        """reprogram_gp_counter and reprogram_fixed_counter: pause, then start if enabled."""
+        """reprogram_gp_counter, reprogram_fixed_counter: pause, then start if enabled.
+
+        Starting is pmc_resume_counter where the event still fits, else a new event.
+        """
         if not (pmc.is_paused and self._skip_paused):
             self.pause(pmc)
         if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
             return
-        if pmc.config == pmc.eventsel and self._resume(pmc):
-            return
-        self._release(pmc)
-        pmc.config = pmc.eventsel
-        pmc.event = self._create(pmc)
-        if pmc.event is not None:
-            self._with_event |= pmc.bit
+        perf, event = self._perf, pmc.event
+        if (
+            event is not None
+            and pmc.config == pmc.eventsel
+            and perf.period(event, pmc.wrap - (pmc.accumulator & pmc.mask))
+        ):
+            perf.enable(event)
+        else:
+            self._release(pmc)
+            pmc.config = pmc.eventsel
+            pmc.event = self._create(pmc)
+            if pmc.event is not None:
+                self._with_event |= pmc.bit
         pmc.is_paused = False
-        self.reprogram_pmi &= ~pmc.bit
+        if self.reprogram_pmi:
+            self.reprogram_pmi &= ~pmc.bit
 
     def start_paused(self) -> None:
         """Start every enabled counter that does not run (COMMIT, after its write took effect)."""
@@ -306,19 +314,6 @@ class Vpmu:
             self._sets[bitmap] = found
         return found
 
-    def _resume(self, pmc: Pmc) -> bool:
-        event = pmc.event
-        if event is None:
-            return False
-        perf = self._perf
-        if not perf.period(event, pmc.wrap - (pmc.accumulator & pmc.mask)):
-            return False
-        perf.enable(event)
-        pmc.is_paused = False
-        if self.reprogram_pmi:
-            self.reprogram_pmi &= ~pmc.bit
-        return True
-
     def _release(self, pmc: Pmc) -> None:
         if pmc.event is not None:
             self._perf.release(pmc.event)
@@ -348,3 +343,11 @@ class Vpmu:
 
 def _refuse(_: int) -> bool:
     return False
+
+
+def _drop(_: int) -> bool:
+    return True
+
+
+def _zero() -> int:
+    return 0

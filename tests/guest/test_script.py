@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvpmu.guest.script import Kind, ScriptCounts, Scripted, Step, make_steps
+from pvpmu.shared.events import BRANCHES, KINDS
 
 DURATION = 591_000_000
 MAIL = ScriptCounts(
@@ -128,45 +129,62 @@ def test_an_impossible_script_is_refused(changes: dict[str, Any], message: str) 
 
 
 def _program(*times: int) -> Scripted:
-    return Scripted([Step(time, Kind.OVERFLOW, [0]) for time in times], 1)
+    return Scripted([Step(time, Kind.OVERFLOW, [0]) for time in times], [BRANCHES])
+
+
+def _advance(program: Scripted, time: int, distance: int, kind: Kind = Kind.SCHED_OUT) -> int:
+    """Counts retired on the way to an instant without an overflow."""
+    return program.advance(Step(time, kind), _distances(distance))[BRANCHES]
+
+
+def _overflow(program: Scripted, time: int, distance: int) -> int:
+    return program.advance(Step(time, Kind.OVERFLOW, [0]), _distances(distance))[BRANCHES]
+
+
+def _distances(distance: int) -> list[int]:
+    return [distance if kind == BRANCHES else 0 for kind in range(KINDS)]
 
 
 def test_counts_approach_the_next_overflow_linearly_in_time() -> None:
     program = _program(1000)
     distance = 400
     for time in (250, 500, 750):
-        program.advance(time)
-        counted = program.due(0, distance, at_least=0)
+        counted = _advance(program, time, distance)
         assert counted == 100
         distance -= counted
 
 
-def test_counts_stop_one_short_of_an_overflow_that_is_not_scripted_now() -> None:
-    program = _program(1000)
-    program.advance(1000)
-    assert program.due(0, 400, at_least=0) == 399
-    assert program.due(0, 1, at_least=5) == 0
-
-
-def test_after_the_last_overflow_nothing_counts_unless_asked() -> None:
+def test_an_event_that_overflows_retires_just_its_distance_and_only_its_kind() -> None:
     program = _program(10)
-    program.advance(10)
-    program.overflowed(0)
-    program.advance(20)
-    assert program.due(0, 400, at_least=0) == 0
-    assert program.due(0, 400, at_least=1) == 1
+    assert program.advance(Step(10, Kind.OVERFLOW, [0]), _distances(400)) == _distances(400)
+
+
+def test_counts_stop_one_short_of_an_overflow_that_is_not_scripted_now() -> None:
+    assert _advance(_program(1000), 1000, 400) == 399
+    assert _advance(_program(1000), 1000, 1, Kind.TICK) == 0
+
+
+def test_after_the_last_overflow_nothing_counts_but_one_before_a_tick() -> None:
+    program = _program(10)
+    _overflow(program, 10, 400)
+    assert _advance(program, 20, 400) == 0
+    # It has counted since the last tick: the overflow did.
+    assert _advance(program, 30, 400, Kind.TICK) == 0
+    assert _advance(program, 40, 400, Kind.TICK) == 1
 
 
 def test_each_overflow_makes_the_following_one_the_next() -> None:
     program = _program(10, 30)
-    program.advance(10)
-    program.overflowed(0)
-    program.advance(20)
-    assert program.due(0, 100, at_least=0) == 50
+    _overflow(program, 10, 100)
+    assert _advance(program, 20, 100) == 50
+
+
+def test_an_event_without_a_live_counter_retires_nothing() -> None:
+    assert _advance(_program(10), 10, 0, Kind.TICK) == 0
 
 
 def test_a_script_has_a_clock_and_no_code() -> None:
     program = _program(10)
     assert (program.now, program.ip, program.cycles) == (0, 0, 0)
-    program.advance(7)
+    _advance(program, 7, 100)
     assert program.now == 7

@@ -22,6 +22,11 @@ def gp(pmu: PhysicalPmu, number: int = 0) -> Counter:
     return [counter for counter in pmu.counters if counter.fixed_kind is None][number]
 
 
+def begin(pmu: PhysicalPmu, counter: Counter, kind: int, modes: int, value: int) -> None:
+    pmu.program(counter, kind, modes)
+    pmu.start(counter, value)
+
+
 def test_the_default_pmu_has_eight_general_and_three_fixed_counters() -> None:
     bits = sorted(counter.bit for counter in PhysicalPmu().counters)
     assert bits == [1 << i for i in (*range(8), 32, 33, 34)]
@@ -37,14 +42,14 @@ def test_fixed_counters_count_instructions_cycles_and_reference_cycles() -> None
 )
 def test_a_counter_counts_only_in_its_modes(modes: int, counted: int) -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, modes, 0)
+    begin(pmu, gp(pmu), BRANCHES, modes, 0)
     pmu.retire(vector(branches=3, cycles=99), vector(branches=40))
     assert gp(pmu).value == counted
 
 
 def test_a_counter_that_was_never_started_or_was_stopped_keeps_its_value() -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, BOTH, 7)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, 7)
     pmu.stop(gp(pmu))
     pmu.retire(vector(branches=100), None)
     assert (gp(pmu).value, gp(pmu, 1).value) == (7, 0)
@@ -53,8 +58,8 @@ def test_a_counter_that_was_never_started_or_was_stopped_keeps_its_value() -> No
 
 def test_a_wrap_keeps_the_excess_and_sets_only_that_counters_status() -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, BOTH, TOP - 5)
-    pmu.start(gp(pmu, 1), CYCLES, BOTH, 0)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, TOP - 5)
+    begin(pmu, gp(pmu, 1), CYCLES, BOTH, 0)
     pmu.retire(vector(branches=4, cycles=10), None)
     assert pmu.status == 0
     pmu.retire(vector(branches=3), None)
@@ -64,14 +69,14 @@ def test_a_wrap_keeps_the_excess_and_sets_only_that_counters_status() -> None:
 
 def test_reaching_exactly_zero_is_an_overflow() -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, BOTH, TOP - 1)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, TOP - 1)
     pmu.retire(vector(branches=1), None)
     assert (gp(pmu).value, pmu.status) == (0, 1)
 
 
 def test_overflow_status_stays_when_the_counter_stops() -> None:
     pmu = PhysicalPmu(width=40)
-    pmu.start(gp(pmu, 2), BRANCHES, BOTH, (1 << 40) - 1)
+    begin(pmu, gp(pmu, 2), BRANCHES, BOTH, (1 << 40) - 1)
     pmu.retire(vector(branches=1), None)
     pmu.stop(gp(pmu, 2))
     assert pmu.status == 4
@@ -79,8 +84,8 @@ def test_overflow_status_stays_when_the_counter_stops() -> None:
 
 def test_started_has_descriptor_and_distance_of_each_started_counter() -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, MODE_USER, TOP - 10)
-    pmu.start(pmu.counters[0], INSTRUCTIONS, BOTH, TOP - 1)
+    begin(pmu, gp(pmu), BRANCHES, MODE_USER, TOP - 10)
+    begin(pmu, pmu.counters[0], INSTRUCTIONS, BOTH, TOP - 1)
     assert [(counter.descriptor, pmu.top - counter.value) for counter in pmu.started] == [
         (BRANCHES | MODE_USER << LIVE_MODE_SHIFT, 10),
         (INSTRUCTIONS | BOTH << LIVE_MODE_SHIFT, 1),
@@ -89,12 +94,12 @@ def test_started_has_descriptor_and_distance_of_each_started_counter() -> None:
 
 def test_the_version_changes_with_start_and_stop_and_not_by_counting() -> None:
     pmu = PhysicalPmu(version=5)
-    pmu.start(gp(pmu), BRANCHES, BOTH, 0)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, 0)
     started = pmu.version
     assert started > 5
     pmu.retire(vector(branches=9), None)
     assert pmu.version == started
-    pmu.start(gp(pmu), BRANCHES, BOTH, 1)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, 1)
     restarted = pmu.version
     assert restarted > started
     pmu.stop(gp(pmu))
@@ -106,6 +111,6 @@ def test_the_version_changes_with_start_and_stop_and_not_by_counting() -> None:
 
 def test_retiring_nothing_counts_nothing() -> None:
     pmu = PhysicalPmu()
-    pmu.start(gp(pmu), BRANCHES, BOTH, 3)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, 3)
     pmu.retire(None, None)
     assert (gp(pmu).value, pmu.status) == (3, 0)
