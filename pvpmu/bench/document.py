@@ -22,7 +22,7 @@ from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import summarize
 from pvpmu.shared.registers import BY_ADDRESS
-from pvpmu.shared.tally import CALL_KINDS, LOCKS, PLACEMENTS, PLACES, REDUNDANT
+from pvpmu.shared.tally import CALL_KINDS, PLACEMENTS, PLACES, REDUNDANT, locks
 
 SCHEMA = "pvpmu-bench/1"
 
@@ -99,8 +99,8 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
             for place, tally in zip(PLACES, totals.tallies, strict=True)
         },
         "perf_calls_redundant": _by_place(totals, REDUNDANT),
-        "context_locks": sum(tally[LOCKS] for tally in totals.tallies),
-        "context_locks_by": _by_place(totals, LOCKS),
+        "context_locks": sum(map(locks, totals.tallies)),
+        "context_locks_by": dict(zip(PLACES, map(locks, totals.tallies), strict=True)),
         "placements": sum(tally[PLACEMENTS] for tally in totals.tallies),
         "placements_by": _by_place(totals, PLACEMENTS),
         "samples": guest["samples"],

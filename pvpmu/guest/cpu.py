@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from operator import add
 from typing import Protocol
 
-from pvpmu.guest.msr import Seam
+from pvpmu.guest.msr import Seam, Trapped
 from pvpmu.guest.pvpage import GuestPage
 from pvpmu.shared import cpuid as leaf_a
 from pvpmu.shared import exits, page
@@ -87,6 +87,7 @@ class Vcpu:
         self._live: list[list[int]] = []
         self._live_version = -1
         self._pmi_due: Cycles | None = None
+        self.trapped = Trapped(self)
         self.seam = Seam(self)
         self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
@@ -162,9 +163,9 @@ class Vcpu:
             GuestPage(
                 words,
                 self.pmu_cpuid(),
-                exit_read=seam.exit_read,
-                exit_rdpmc=seam.exit_rdpmc,
-                exit_write=seam.exit_write,
+                exit_read=self.trapped.rdmsr,
+                exit_rdpmc=self.trapped.rdpmc,
+                exit_write=self.trapped.wrmsr,
             )
         )
         return True

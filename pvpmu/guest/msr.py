@@ -1,7 +1,8 @@
 """The MSR seam: where RDMSR, WRMSR and RDPMC go to the page or exit.
 
 All paravirtualisation of the guest lives here and in :mod:`pvpmu.guest.pvpage`; the driver above
-calls :meth:`Seam.rdmsr`, :meth:`Seam.wrmsr`, :meth:`Seam.rdpmc` and never knows.
+calls ``rdmsr``, ``wrmsr`` and ``rdpmc`` of a :class:`Seam`, or of :class:`Trapped` where there is
+no page, and never knows.
 """
 
 from __future__ import annotations
@@ -34,6 +35,27 @@ class MsrAccess(Protocol):
     def rdmsr(self, address: MsrAddress) -> int: ...
     def wrmsr(self, address: MsrAddress, value: int) -> None: ...
     def rdpmc(self, ecx: int) -> int: ...
+
+
+class Trapped:
+    """The instructions as they are without a page: each one exits."""
+
+    __slots__ = ("_exit",)
+
+    def __init__(self, cpu: Exits) -> None:
+        self._exit = cpu.exit
+
+    def rdmsr(self, address: MsrAddress) -> int:
+        """The trapped RDMSR."""
+        return self._exit(_MSR_READ, address)
+
+    def wrmsr(self, address: MsrAddress, value: int) -> None:
+        """The trapped WRMSR."""
+        self._exit(_MSR_WRITE, address, value)
+
+    def rdpmc(self, ecx: int) -> int:
+        """The trapped RDPMC."""
+        return self._exit(_RDPMC, ecx)
 
 
 class Seam:
@@ -125,18 +147,6 @@ class Seam:
         if ecx in self._rdpmc:
             return self._rdpmc[ecx]()
         return self._exit(_RDPMC, ecx)
-
-    def exit_read(self, address: MsrAddress) -> int:
-        """The trapped RDMSR."""
-        return self._exit(_MSR_READ, address)
-
-    def exit_rdpmc(self, ecx: int) -> int:
-        """The trapped RDPMC."""
-        return self._exit(_RDPMC, ecx)
-
-    def exit_write(self, address: MsrAddress, value: int) -> None:
-        """The trapped WRMSR."""
-        self._exit(_MSR_WRITE, address, value)
 
     def _exit_acknowledge(self, value: int) -> None:
         self._exit(_MSR_WRITE, _OVF_CTRL, value)

@@ -92,7 +92,8 @@ class GuestRun:
                 f"the host offers {_shape(self.cpuid)}"
             )
         self.page_registered = vcpu.register_page(memory, page_address)
-        access: MsrAccess = vcpu.seam
+        # As a kernel that finds no page leaves its native MSR operations in place.
+        access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
         if self._recorder is not None:
             access = RecordedAccess(access, self._recorder)
         self._driver = PmuDriver(access, self.cpuid)

@@ -1,7 +1,7 @@
 """Host perf: one task context with its lock, and kernel-created events on the physical PMU.
 
-Every interface takes the context lock and is counted by kind, as are locks and hardware
-placements. Source: ``kernel/events/core.c`` (``perf_event_pause``, ``perf_event_read_value``,
+Every interface takes the context lock. Calls are counted by kind, and so are hardware placements.
+Source: ``kernel/events/core.c`` (``perf_event_pause``, ``perf_event_read_value``,
 ``perf_event_period``, ``perf_event_enable``, ``perf_event_release_kernel``,
 ``perf_event_create_kernel_counter``) and ``x86_perf_event_set_period`` / ``_update``.
 
@@ -19,7 +19,6 @@ from pvpmu.shared.tally import (
     CREATE,
     DISABLE,
     ENABLE,
-    LOCKS,
     PAUSE,
     PERIOD,
     PLACEMENTS,
@@ -100,7 +99,7 @@ class PerfEvent:
 class PerfContext:
     """The perf context of one vCPU thread.
 
-    ``tally`` is the list of counts in use: calls by kind, then LOCKS, PLACEMENTS, REDUNDANT.
+    ``tally`` is the list of counts in use: calls by kind, then PLACEMENTS, REDUNDANT.
     Its owner swaps it to attribute calls to places.
     """
 
@@ -114,9 +113,7 @@ class PerfContext:
 
     def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
         """perf_event_create_kernel_counter: returns None when the period is refused."""
-        tally = self.tally
-        tally[CREATE] += 1
-        tally[LOCKS] += 1
+        self.tally[CREATE] += 1
         if not 0 < period < _MAX_PERIOD:
             return None
         event = PerfEvent(attr, period, on_overflow)
@@ -125,9 +122,7 @@ class PerfContext:
 
     def pause(self, event: PerfEvent) -> int:
         """perf_event_pause(event, reset=true): stop, return the count (64 bits), zero it."""
-        tally = self.tally
-        tally[PAUSE] += 1
-        tally[LOCKS] += 1
+        self.tally[PAUSE] += 1
         if event.counter is not None:
             self._remove(event, event.counter)
         event.failed = False
@@ -137,18 +132,14 @@ class PerfContext:
 
     def read_value(self, event: PerfEvent) -> int:
         """perf_event_read_value: the count, with a running counter's part pulled in."""
-        tally = self.tally
-        tally[READ_VALUE] += 1
-        tally[LOCKS] += 1
+        self.tally[READ_VALUE] += 1
         if event.counter is not None:
             self._update(event, event.counter)
         return event.count
 
     def period(self, event: PerfEvent, period: int) -> bool:
         """perf_event_period: set the period; False when it is 0 or has bit 63 set."""
-        tally = self.tally
-        tally[PERIOD] += 1
-        tally[LOCKS] += 1
+        self.tally[PERIOD] += 1
         if not 0 < period < _MAX_PERIOD:
             return False
         event.period = period
@@ -162,25 +153,19 @@ class PerfContext:
 
     def enable(self, event: PerfEvent) -> None:
         """perf_event_enable: put the event, and with it the whole context, on the counters."""
-        tally = self.tally
-        tally[ENABLE] += 1
-        tally[LOCKS] += 1
+        self.tally[ENABLE] += 1
         if event.counter is None:
             self._install(event)
 
     def disable(self, event: PerfEvent) -> None:
         """perf_event_disable: stop; the count stays."""
-        tally = self.tally
-        tally[DISABLE] += 1
-        tally[LOCKS] += 1
+        self.tally[DISABLE] += 1
         if event.counter is not None:
             self._remove(event, event.counter)
 
     def release(self, event: PerfEvent) -> None:
         """perf_event_release_kernel: remove from the context and forget."""
-        tally = self.tally
-        tally[RELEASE] += 1
-        tally[LOCKS] += 1
+        self.tally[RELEASE] += 1
         if event.counter is not None:
             self._remove(event, event.counter)
 

@@ -1,16 +1,18 @@
 """What the host counts of its own work, and where: the words of a tally, which cross to the guest.
 
-A tally is a list of TALLY_WORDS counts: perf calls by kind, then context locks, hardware
-placements and calls that ``is_paused`` would have saved. There is one for each place.
+A tally is a list of TALLY_WORDS counts: perf calls by kind, then hardware placements and calls that
+``is_paused`` would have saved. There is one for each place.
 """
 
 PAUSE, READ_VALUE, PERIOD, ENABLE, DISABLE, RELEASE, CREATE = range(7)
 CALL_KINDS = ("pause", "read_value", "period", "enable", "disable", "release", "create")
-LOCKS = 7
-PLACEMENTS = 8
-REDUNDANT = 9
+PLACEMENTS = 7
+REDUNDANT = 8
 """Calls on a counter that is paused already: the ones that ``is_paused`` saves."""
-TALLY_WORDS = 10
+TALLY_WORDS = 9
+LOCKS_OF = (1, 1, 1, 1, 1, 1, 1)
+"""How often each kind of call takes the perf context's lock (``perf_event_ctx_lock``; the context
+mutex for create). Whether the event runs makes no difference."""
 
 HANDLER, DELIVERY, OTHER = range(3)
 PLACES = ("handler", "delivery", "other")
@@ -21,3 +23,8 @@ exits that bring a PMI (EXCEPTION_NMI, NMI_WINDOW), or for anything else."""
 def calls(tally: list[int]) -> int:
     """Perf calls of all kinds in one tally."""
     return sum(tally[: len(CALL_KINDS)])
+
+
+def locks(tally: list[int]) -> int:
+    """Context locks taken by the calls in one tally."""
+    return sum(count * times for count, times in zip(tally, LOCKS_OF, strict=False))

@@ -16,7 +16,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import ExitReason
-from pvpmu.shared.tally import LOCKS, TALLY_WORDS
+from pvpmu.shared.tally import TALLY_WORDS, locks
 
 BRANCHES_EVTSEL = 0x0053_00C4
 MISSES_EVTSEL = 0x0053_412E
@@ -296,7 +296,7 @@ class Machine:
 
     def locks(self) -> list[int]:
         """Perf calls so far by place: handler, delivery, other."""
-        return [tally[LOCKS] for tally in self.host.stats.tallies]
+        return [locks(tally) for tally in self.host.stats.tallies]
 
     def no_calls(self) -> None:
         """Start counting calls afresh."""

@@ -9,15 +9,16 @@ from pvpmu.host.perf import Attr, PerfContext, PerfEvent, State
 from pvpmu.shared.events import BRANCHES, CYCLES, INSTRUCTIONS, KINDS
 from pvpmu.shared.exits import MODE_USER
 from pvpmu.shared.tally import (
+    CALL_KINDS,
     CREATE,
     DISABLE,
     ENABLE,
-    LOCKS,
     PAUSE,
     PERIOD,
     PLACEMENTS,
     READ_VALUE,
     RELEASE,
+    locks,
 )
 
 
@@ -45,11 +46,11 @@ class Host:
         before = list(self.perf.tally)
         call()
         delta = [new - old for new, old in zip(self.perf.tally, before, strict=True)]
-        return delta[:LOCKS], delta[LOCKS], delta[PLACEMENTS]
+        return delta[: len(CALL_KINDS)], locks(delta), delta[PLACEMENTS]
 
 
 def one(kind: int) -> list[int]:
-    return [int(i == kind) for i in range(LOCKS)]
+    return [int(i == kind) for i in range(len(CALL_KINDS))]
 
 
 def test_every_interface_is_one_call_and_one_lock() -> None:
