@@ -1,6 +1,7 @@
 # make demo   install into .venv, then run the main job with all designs
 # make test   install, then every check and every test
 # make check  what every commit passes: format, lint, types
+# make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
 # make clean  remove what the above made
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check generated bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
@@ -21,6 +22,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+generated: $(INSTALLED)
+	$(BIN)/python -m pvpmu.abi
 
 bench: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json

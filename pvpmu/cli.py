@@ -1,4 +1,4 @@
-"""``pvpmu``: bench, registers and cleanup."""
+"""``pvpmu``: bench, registers, abi and cleanup."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvpmu import __version__
+from pvpmu.abi.c import c_header
 from pvpmu.bench.costs import cost_models
 from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
 _LEAST_WIDTH = 100
+_LANGUAGES = {"c": c_header}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,6 +99,16 @@ def _parser() -> CommandParser:
     registers.add_argument(
         "name", nargs="*", metavar="NAME", help="Linux, trace or SDM name, or address (all)"
     )
+    abi = commands.add_parser(
+        "abi",
+        help="print the page, slot and codes for a program in another language",
+        description="Print the declarations of the protocol for a program in another language.",
+    )
+    abi.set_defaults(command=_abi)
+    abi.add_argument("--lang", choices=_LANGUAGES, required=True, help="the language")
+    abi.add_argument(
+        "--output", default="-", metavar="FILE|-", help="write there (%(default)s: standard output)"
+    )
     cleanup = commands.add_parser(
         "cleanup", help="remove shared memory and semaphores whose owners are dead"
     )
@@ -148,6 +160,15 @@ def _registers(args: argparse.Namespace) -> int:
         word = WORD_OF.get(register.address)
         if word is not None:
             print(f"    page: byte {word * WORD_BYTES:#x}")
+    return 0
+
+
+def _abi(args: argparse.Namespace) -> int:
+    text = _LANGUAGES[args.lang]()
+    if args.output == "-":
+        sys.stdout.write(text)
+    else:
+        _writable(Path(args.output)).write_text(text, "utf-8")
     return 0
 
 

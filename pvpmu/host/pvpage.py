@@ -59,6 +59,8 @@ class Registration(enum.IntEnum):
     OK = 1
     OUTSIDE_MEMORY = 2
     UNKNOWN_FEATURE = 3
+    MISSING_FEATURE = 4
+    WRONG_VERSION = 5
 
 
 class Reject(enum.IntEnum):

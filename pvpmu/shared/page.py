@@ -20,11 +20,21 @@ PAGE_SIZE = 4096
 PAGE_VERSION = 1
 
 FEATURE_FREEZE = 1 << 1
-"""The host stops counting at the entry that injects a PMI's NMI; negotiated."""
+"""The host stops counting at the entry that injects a PMI's NMI; optional."""
+FEATURE_LVTPC_AUTO = 1 << 2
+"""The first COMMIT after a delivery clears the LVTPC mask that the delivery set; optional."""
+FEATURE_POLLING = 1 << 3
+"""Reserved for a host that polls the page; never offered."""
+FEATURES_OPTIONAL = 0x1E
+"""Bits of the optional class: a guest may leave an offered one out."""
+FEATURES_REQUIRED = 0xE0
+"""Bits of the required class: an offered one must be accepted, or registration is refused."""
 
 FEATURES_KNOWN = FEATURE_FREEZE
 PAGE_ENABLE = 1 << 0
 """MSR_PVPMU_PAGE bit 0: register; clear: unregister."""
+PAGE_VERSION_SHIFT = 8
+"""MSR_PVPMU_PAGE bits 11:8: the page version that the guest wants."""
 
 PAGE = Layout("pvpmu_page", PAGE_SIZE)
 
@@ -32,7 +42,9 @@ PAGE.line(Owner.HOST)
 VERSION = PAGE.word("version", "page layout version; stored last, 0 until the page is ready")
 SIZE = PAGE.word("size", "bytes of the page the host may ever store to; the rest stays the guest's")
 FEATURES = PAGE.word("features", "accepted feature bits")
-GENERATION = PAGE.word("generation", "registration count; 0 is never a valid generation")
+GENERATION = PAGE.word(
+    "generation", "new at each registration, restore, host restart; 0 is invalid"
+)
 
 PAGE.line(Owner.HOST)
 EVTSEL_RESERVED = PAGE.word("evtsel_reserved", "IA32_PERFEVTSELx bits whose writing is #GP")

@@ -159,13 +159,14 @@ def _single_registers() -> Iterator[Register]:
     )  # fmt: skip
     yield single(
         0x5056_5000, "MSR_PVPMU_PAGE", Role.PV_PAGE, Access.READ_WRITE, _nothing,
-        "the paravirtual leaf is absent", "page address 63:12, wanted features 11:1, enable 0",
-        "docs/design.md: the page",
+        "the paravirtual leaf is absent", "page address 63:12, wanted "
+        "version 11:8, wanted features 7:1, enable 0",
+        "docs/protocol.md: registration",
     )  # fmt: skip
     yield single(
         0x5056_5001, "MSR_PVPMU_STATUS", Role.PV_STATUS, Access.READ_ONLY, _everything,
         "every guest write; the paravirtual leaf is absent", "code of the last registration",
-        "docs/design.md: the page",
+        "docs/protocol.md: registration",
     )  # fmt: skip
 
 
