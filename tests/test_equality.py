@@ -137,6 +137,7 @@ def test_a_pmi_costs_one_exit_with_the_page_and_six_and_two_k_without(
         assert done.exits == 6 * 7_250 + 2 * 7_322
 
 
+@pytest.mark.rule("FEA-9")
 @pytest.mark.parametrize("runs", ["script_runs", "plain_runs"])
 def test_the_designs_give_the_same_samples_and_the_same_accesses(
     runs: str, request: pytest.FixtureRequest

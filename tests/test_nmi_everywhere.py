@@ -201,6 +201,7 @@ def _status_balance(machine: Machine) -> int:
     return machine.raised - machine.handled - machine.status.bit_count()
 
 
+@pytest.mark.rule("ACC-3", "FRZ-10", "OWN-9", "PMI-11")
 @pytest.mark.parametrize("injection", INJECTIONS, ids="+".join)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_nmi_at_any_access_changes_nothing_but_its_own(
@@ -238,6 +239,7 @@ def test_the_instruments_see_the_accesses_of_every_operation(nmi_machine: Build)
     assert points["handler"] >= 16
 
 
+@pytest.mark.rule("FRZ-3")
 def test_a_held_handler_that_is_interrupted_by_an_exit_stays_held(nmi_machine: Build) -> None:
     machine = nmi_machine()
     _in(machine)
@@ -257,6 +259,7 @@ def test_a_held_handler_that_is_interrupted_by_an_exit_stays_held(nmi_machine: B
     assert machine.handlers == 2
 
 
+@pytest.mark.rule("ACC-3")
 def test_a_selector_counts_after_two_nmis_hit_the_end_of_a_hold(nmi_machine: Build) -> None:
     """FREEZE_SEQ is loaded, two NMIs run, and the stale value must not look like a hold."""
     _, points = _play(nmi_machine, "disable and enable", NEVER, ("foreign",))

@@ -70,6 +70,7 @@ class Rig:
         self.cpu.run_until(self.program.cycles + cycles)
 
 
+@pytest.mark.rule("END-5")
 @pytest.mark.parametrize("move", ["unregister", "register elsewhere", "register again"])
 def test_a_pmi_due_at_the_exit_that_gives_the_page_up_is_handled_as_a_trapped_one(
     move: str,
@@ -89,6 +90,7 @@ def test_a_pmi_due_at_the_exit_that_gives_the_page_up_is_handled_as_a_trapped_on
     assert rig.seam.rdmsr(msr.GLOBAL_STATUS) == 0
 
 
+@pytest.mark.rule("FRZ-7")
 def test_a_pmi_at_the_registering_exit_leaves_no_hold_behind() -> None:
     rig = Rig("page", skid=20, tail=50, reload=40)
     rig.count_fixed0(100)
@@ -113,6 +115,7 @@ def test_spare_bits_that_the_memory_held_do_not_make_a_reserved_bit_valid() -> N
         rig.seam.wrmsr(msr.OVF_CTRL, 1 << 20)
 
 
+@pytest.mark.rule("IMP-9", "REG-6")
 def test_ovf_ctrl_reads_the_same_from_page_and_host_also_while_running() -> None:
     rig = Rig("page")
     rig.register()
@@ -135,6 +138,7 @@ def test_an_overflow_taken_at_a_control_exit_shows_in_the_status(design: str) ->
     assert rig.seam.rdmsr(msr.GLOBAL_STATUS) == 1 << 32
 
 
+@pytest.mark.rule("BND-14")
 @pytest.mark.parametrize("reason", [0x7F, 0x82, 0xFF])
 def test_an_unknown_exit_reason_faults(reason: int) -> None:
     with pytest.raises(GeneralProtectionError):
@@ -158,6 +162,7 @@ def test_an_event_makes_room_for_one_that_only_its_counter_can_count(design: str
     assert rig.host.vpmu.not_counting == 0
 
 
+@pytest.mark.rule("REG-6")
 def test_the_guest_words_are_clean_when_the_page_is_in_use() -> None:
     rig = Rig("page")
     rig.memory[page.ACKED] = rig.memory[page.RELEASE_SEQ] = rig.memory[page.PMI_ACK] = 77
@@ -166,6 +171,7 @@ def test_the_guest_words_are_clean_when_the_page_is_in_use() -> None:
     assert words == [0, 0, 0]
 
 
+@pytest.mark.rule("PG-5")
 def test_a_tolerated_write_to_a_register_that_does_not_exist_leaves_no_word() -> None:
     rig = Rig("page", gp=1)
     rig.register()

@@ -30,13 +30,8 @@ def page_markdown() -> str:
         *_table(_LAYOUT_HEADS, _layout_rows(PAGE, tail=_GAP_GUEST)),
         "## Who may touch a word, and when",
         *_table(
-            ("word", "host", "guest"),
-            ((f"`{field.name}`", rule.host, rule.guest) for field, rule in rules),
-        ),
-        "## Freshness of what the host stores",
-        *_table(
-            ("word", "what a load returns"),
-            ((f"`{field.name}`", rule.fresh) for field, rule in rules if rule.fresh != "-"),
+            ("word", "host", "guest", "freshness"),
+            ((f"`{field.name}`", rule.host, rule.guest, rule.fresh) for field, rule in rules),
         ),
     )
 

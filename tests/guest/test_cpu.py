@@ -86,6 +86,7 @@ def test_a_fault_is_raised_where_the_access_was(reason: ExitReason, op: str) -> 
     assert (caught.value.op, caught.value.address, caught.value.value) == (op, 0x123, 4)
 
 
+@pytest.mark.rule("BND-15")
 def test_an_injected_nmi_runs_the_handler_with_nmis_blocked() -> None:
     host = FakeHost()
     host.replies = [exits.INJECT_NMI]
@@ -95,6 +96,7 @@ def test_an_injected_nmi_runs_the_handler_with_nmis_blocked() -> None:
     assert host.requests == [0, 31 | exits.NMI_BLOCKED, 31]
 
 
+@pytest.mark.rule("BND-15")
 def test_the_result_survives_the_exits_of_the_handler() -> None:
     host = FakeHost()
     host.replies = [exits.INJECT_NMI]
@@ -108,6 +110,7 @@ def test_the_result_survives_the_exits_of_the_handler() -> None:
     assert host.vcpu.exit(ExitReason.RDPMC, 0) == 11
 
 
+@pytest.mark.rule("BND-14")
 def test_a_wanted_nmi_window_exits_once_after_the_handler() -> None:
     host = FakeHost()
     host.replies = [exits.INJECT_NMI | exits.WANT_NMI_WINDOW]
@@ -134,6 +137,7 @@ def test_a_window_wanted_during_the_handler_opens_after_it_and_may_inject() -> N
     assert host.reasons() == [0, 31, 8, 31]
 
 
+@pytest.mark.rule("BND-13", "BND-17")
 def test_every_exit_carries_what_was_retired_since_the_last_one() -> None:
     host = FakeHost()
     vcpu = host.vcpu
@@ -164,6 +168,7 @@ def test_the_program_runs_to_the_cycle_and_not_further() -> None:
     assert host.requests == []
 
 
+@pytest.mark.rule("BND-17")
 def test_the_nearest_overflow_stops_the_program_for_a_pmi() -> None:
     host = FakeHost()
     program = host.vcpu.program = _program()
@@ -182,6 +187,7 @@ def test_the_nearest_overflow_stops_the_program_for_a_pmi() -> None:
     assert host.retired[0][0] == _counts(cycles=200, branches=100)
 
 
+@pytest.mark.rule("BND-17")
 def test_skid_delays_the_pmi_by_its_cycles() -> None:
     host = FakeHost(skid=30)
     program = host.vcpu.program = _program()
@@ -268,6 +274,7 @@ def test_cpuid_gives_the_shape_of_the_pmu() -> None:
     assert leaves.host.vcpu.pmu_cpuid() == PmuCpuid(gp=4)
 
 
+@pytest.mark.rule("DSC-4")
 def test_without_the_leaf_nothing_is_written_and_everything_traps() -> None:
     leaves = FakeLeaves(signature=False, ready=True)
     assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
@@ -275,6 +282,7 @@ def test_without_the_leaf_nothing_is_written_and_everything_traps() -> None:
     assert _seam_traps(leaves)
 
 
+@pytest.mark.rule("DSC-6")
 def test_an_unknown_page_version_is_not_registered() -> None:
     leaves = FakeLeaves(signature=True, version=page.PAGE_VERSION + 1, ready=True)
     assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
@@ -282,6 +290,7 @@ def test_an_unknown_page_version_is_not_registered() -> None:
     assert _seam_traps(leaves)
 
 
+@pytest.mark.rule("REG-8")
 def test_a_refused_page_leaves_everything_trapping() -> None:
     leaves = FakeLeaves(signature=True, ready=False)
     assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
@@ -289,6 +298,7 @@ def test_a_refused_page_leaves_everything_trapping() -> None:
     assert _seam_traps(leaves)
 
 
+@pytest.mark.rule("FEA-4")
 def test_only_known_features_are_asked_for_with_the_address() -> None:
     leaves = FakeLeaves(signature=True, ready=True)
     assert leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)

@@ -86,6 +86,7 @@ CONTROLS = (0x186, 0x38D, 0x38F, 0x834)
 COUNTERS = (0xC1, 0x4C1, 0x309)
 
 
+@pytest.mark.rule("DSC-7")
 def test_without_a_page_every_access_exits(trapped: Joined) -> None:
     seam = trapped.seam
     for address in (*CONTROLS, *COUNTERS, 0x38E, 0x390, 0x345):
@@ -96,6 +97,7 @@ def test_without_a_page_every_access_exits(trapped: Joined) -> None:
         assert trapped.exits_of(lambda at=ecx: seam.rdpmc(at)) == 1
 
 
+@pytest.mark.rule("ACC-1")
 def test_while_frozen_no_valid_access_exits(paged: Joined) -> None:
     seam = paged.seam
     for address in (*CONTROLS, *COUNTERS, 0x38E, 0x390):
@@ -106,6 +108,7 @@ def test_while_frozen_no_valid_access_exits(paged: Joined) -> None:
         assert paged.exits_of(lambda at=ecx: seam.rdpmc(at)) == 0
 
 
+@pytest.mark.rule("ACC-4")
 @pytest.mark.parametrize(
     ("address", "value"),
     [
@@ -138,11 +141,13 @@ def test_a_faulting_write_exits_and_faults_where_it_happens(
     assert paged.words.tolist()[page.TURN_FIRST : page.TURN_END] == before
 
 
+@pytest.mark.rule("ACC-12")
 def test_lvtpc_bits_that_the_apic_drops_exit_and_do_not_fault(paged: Joined) -> None:
     assert paged.exits_of(lambda: paged.seam.wrmsr(0x834, 0x2400)) == 1
     assert paged.seam.rdmsr(0x834) == 0x400
 
 
+@pytest.mark.rule("ACC-1")
 def test_while_running_control_reads_stay_and_live_counter_reads_exit(paged: Joined) -> None:
     paged.run()
     seam = paged.seam
@@ -154,6 +159,7 @@ def test_while_running_control_reads_stay_and_live_counter_reads_exit(paged: Joi
     assert paged.exits_of(lambda: seam.rdpmc(1)) == 0
 
 
+@pytest.mark.rule("ACC-7")
 def test_while_running_a_live_counter_reads_its_present_value(paged: Joined) -> None:
     paged.run()
     start = paged.seam.rdpmc(0)
@@ -161,6 +167,7 @@ def test_while_running_a_live_counter_reads_its_present_value(paged: Joined) -> 
     assert paged.seam.rdpmc(0) == start + 123
 
 
+@pytest.mark.rule("ACC-1", "ACC-6")
 def test_while_running_only_changing_control_writes_exit(paged: Joined) -> None:
     paged.run()
     for address in CONTROLS:
@@ -170,6 +177,7 @@ def test_while_running_only_changing_control_writes_exit(paged: Joined) -> None:
     assert paged.exits_of(lambda: paged.seam.wrmsr(0x834, 0x1_0400)) == 1
 
 
+@pytest.mark.rule("ACC-1")
 def test_while_running_an_ack_stays_and_a_counter_write_exits_even_with_the_same_value(
     paged: Joined,
 ) -> None:
@@ -179,6 +187,7 @@ def test_while_running_an_ack_stays_and_a_counter_write_exits_even_with_the_same
         assert paged.exits_of(lambda: paged.seam.wrmsr(0x4C2, 5)) == 1
 
 
+@pytest.mark.rule("CMT-1", "STP-1")
 def test_stop_and_commit_are_one_exit_each(paged: Joined) -> None:
     paged.run()
     assert paged.exits_of(lambda: paged.seam.wrmsr(0x38F, 0)) == 1
@@ -188,6 +197,7 @@ def test_stop_and_commit_are_one_exit_each(paged: Joined) -> None:
     assert paged.seam.rdpmc(0) == 99
 
 
+@pytest.mark.rule("CMT-1")
 def test_a_selector_written_with_global_control_on_is_the_commit(paged: Joined) -> None:
     paged.seam.wrmsr(0x38F, ON)
     assert paged.host.hardware.started == []
@@ -195,6 +205,7 @@ def test_a_selector_written_with_global_control_on_is_the_commit(paged: Joined) 
     assert len(paged.host.hardware.started) == 1
 
 
+@pytest.mark.rule("ACC-5", "FRZ-5", "FRZ-6")
 def test_during_a_hold_nothing_but_the_commit_exits(paged: Joined) -> None:
     paged.run()
     seam = paged.seam
@@ -220,6 +231,7 @@ def test_during_a_hold_nothing_but_the_commit_exits(paged: Joined) -> None:
     assert len(paged.host.hardware.started) == 2
 
 
+@pytest.mark.rule("ACC-9")
 def test_fast_rdpmc_exits_and_is_cut_to_32_bits(paged: Joined) -> None:
     paged.seam.wrmsr(0x4C1, 0x1234_5678_9ABC)
     assert paged.seam.rdpmc(0) == 0x1234_5678_9ABC
@@ -227,6 +239,7 @@ def test_fast_rdpmc_exits_and_is_cut_to_32_bits(paged: Joined) -> None:
     assert paged.seam.rdpmc(1 << 31) == 0x5678_9ABC
 
 
+@pytest.mark.rule("ACC-9")
 @pytest.mark.parametrize("joined", ["paged", "trapped"])
 def test_rdpmc_of_an_absent_counter_faults(joined: str, request: pytest.FixtureRequest) -> None:
     made: Joined = request.getfixturevalue(joined)
@@ -236,6 +249,7 @@ def test_rdpmc_of_an_absent_counter_faults(joined: str, request: pytest.FixtureR
         assert caught.value.op == "rdpmc"
 
 
+@pytest.mark.rule("ACC-14")
 @pytest.mark.parametrize("joined", ["paged", "trapped"])
 @pytest.mark.parametrize(
     ("written", "read"), [(0x1_7FFF_FFFF, 0x7FFF_FFFF), (0x8000_0000, 0xFFFF_8000_0000)]
@@ -248,6 +262,7 @@ def test_a_legacy_counter_reads_back_sign_extended_through_both_addresses(
     assert [made.seam.rdmsr(0xC1), made.seam.rdmsr(0x4C1), made.seam.rdpmc(0)] == [read] * 3
 
 
+@pytest.mark.rule("REG-4")
 def test_after_detaching_everything_exits_again(paged: Joined) -> None:
     paged.run()
     paged.vcpu.unregister_page()

@@ -84,6 +84,7 @@ class Rig:
         return log
 
 
+@pytest.mark.rule("ACC-2", "STA-1")
 def test_status_loads_pmi_seq_then_acked_then_raised() -> None:
     rig = Rig(RAISED=0b101, ACKED=0b001)
     for routes in (rig.page.frozen, rig.page.running):
@@ -91,6 +92,7 @@ def test_status_loads_pmi_seq_then_acked_then_raised() -> None:
         assert rig.taken() == [("load", page.PMI_SEQ), ("load", page.ACKED), ("load", page.RAISED)]
 
 
+@pytest.mark.rule("PMI-8")
 def test_the_first_status_read_after_a_pmi_acknowledges_it_once() -> None:
     rig = Rig()
     rig.words.values[page.PMI_SEQ] = 5
@@ -100,11 +102,13 @@ def test_the_first_status_read_after_a_pmi_acknowledges_it_once() -> None:
     assert [entry for entry in rig.taken() if entry[0] == "store"] == []
 
 
+@pytest.mark.rule("STA-4")
 def test_status_shows_no_spare_bits() -> None:
     rig = Rig(RAISED=1, ACKED=0x3F << 50 | 1 << 39)
     assert rig.page.running.read[0x38E]() == 1
 
 
+@pytest.mark.rule("ACC-2", "STA-3")
 def test_an_ack_loads_acked_then_raised_then_exchanges_and_stores_the_command_last() -> None:
     rig = Rig(RAISED=0b111, ACKED=0b001)
     rig.page.running.acknowledge(0b011)
@@ -116,6 +120,7 @@ def test_an_ack_loads_acked_then_raised_then_exchanges_and_stores_the_command_la
     ]
 
 
+@pytest.mark.rule("STA-3")
 def test_an_ack_of_clear_bits_toggles_nothing() -> None:
     rig = Rig(RAISED=0b01, ACKED=0b01)
     rig.page.frozen.acknowledge(0b11)
@@ -126,6 +131,7 @@ def test_an_ack_of_clear_bits_toggles_nothing() -> None:
     ]
 
 
+@pytest.mark.rule("ACC-3")
 def test_an_ack_that_a_handler_overtook_starts_again() -> None:
     rig = Rig(RAISED=0b11)
     # A handler acknowledged bit 0 meanwhile.
@@ -141,12 +147,14 @@ def test_an_ack_that_a_handler_overtook_starts_again() -> None:
     ]
 
 
+@pytest.mark.rule("STA-4")
 def test_the_count_against_aba_wraps_within_its_bits() -> None:
     rig = Rig(RAISED=1, ACKED=((1 << 24) - 1) << 40)
     rig.page.frozen.acknowledge(1)
     assert rig.words.values[page.ACKED] == 1
 
 
+@pytest.mark.rule("ACC-4")
 def test_an_ack_of_reserved_bits_exits_and_touches_nothing() -> None:
     rig = Rig(RAISED=1)
     rig.page.frozen.acknowledge(1 << 20 | 1)
@@ -216,6 +224,7 @@ def test_the_word_of_ovf_ctrl_follows_every_change_of_the_value(plain: Any) -> N
         assert words[page.OVF_CTRL] == value
 
 
+@pytest.mark.rule("ACC-2", "PG-10")
 @pytest.mark.parametrize(
     ("value", "stored"),
     [
@@ -231,6 +240,7 @@ def test_a_legacy_counter_write_keeps_32_bits_and_extends_the_sign(value: int, s
     assert rig.taken() == [("store", page.PMC + 1, stored)]
 
 
+@pytest.mark.rule("ACC-1", "ACC-12")
 @pytest.mark.parametrize(
     ("address", "index", "allowed"),
     [
@@ -251,6 +261,7 @@ def test_a_frozen_plain_word_is_written_unless_a_bit_must_exit(
 EN = 1 << 22
 
 
+@pytest.mark.rule("ACC-2", "CMT-1")
 @pytest.mark.parametrize(
     ("words", "value", "exits"),
     [
@@ -274,6 +285,7 @@ def test_a_frozen_selector_write_exits_only_to_start_or_to_fault(
     assert sum(entry[0] == "store" for entry in log) == (not exits)
 
 
+@pytest.mark.rule("ACC-2", "CMT-1")
 @pytest.mark.parametrize(
     ("words", "value", "exits"),
     [
@@ -300,6 +312,7 @@ def _stores(log: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [entry for entry in log if entry[0] != "load"]
 
 
+@pytest.mark.rule("ACC-2", "CMT-2", "FRZ-6")
 def test_a_commit_ends_the_hold_and_carries_its_value_in_the_exit() -> None:
     rig = Rig(FREEZE_SEQ=8, RELEASE_SEQ=7, FIXED_CTR_CTRL=0xB)
     rig.page.frozen.write[0x38F](ON)
@@ -307,6 +320,7 @@ def test_a_commit_ends_the_hold_and_carries_its_value_in_the_exit() -> None:
     assert not rig.page.held
 
 
+@pytest.mark.rule("CMT-1", "CMT-2")
 @pytest.mark.parametrize("enables", [{"FIXED_CTR_CTRL": 0xB0}, {"EVTSEL": EN}])
 def test_a_global_write_that_makes_a_counter_live_is_a_commit(enables: dict[str, int]) -> None:
     rig = Rig(**enables)
@@ -314,6 +328,7 @@ def test_a_global_write_that_makes_a_counter_live_is_a_commit(enables: dict[str,
     assert _stores(rig.taken()) == [("exit wrmsr", 0x38F, ON)]
 
 
+@pytest.mark.rule("ACC-2", "FRZ-6")
 @pytest.mark.parametrize("value", [0, ON, 0b10])
 def test_a_global_write_that_starts_nothing_is_stored_before_the_hold_ends(value: int) -> None:
     rig = Rig(FREEZE_SEQ=1, EVTSEL=EN if value == 0b10 else 0)
@@ -324,6 +339,7 @@ def test_a_global_write_that_starts_nothing_is_stored_before_the_hold_ends(value
     ]
 
 
+@pytest.mark.rule("FRZ-8")
 def test_a_global_write_of_reserved_bits_exits_and_keeps_the_hold() -> None:
     rig = Rig(FREEZE_SEQ=1)
     rig.page.frozen.write[0x38F](1 << 20)
@@ -331,6 +347,7 @@ def test_a_global_write_of_reserved_bits_exits_and_keeps_the_hold() -> None:
     assert rig.page.held
 
 
+@pytest.mark.rule("ACC-2", "ACC-6", "OWN-8")
 @pytest.mark.parametrize(
     ("address", "name"),
     [(0x38F, "GLOBAL_CTRL"), (0x38D, "FIXED_CTR_CTRL"), (0x834, "LVTPC"), (0x186, "EVTSEL")],
@@ -345,6 +362,7 @@ def test_while_running_the_same_value_does_nothing_and_another_exits(
     assert rig.taken() == [("load", getattr(page, name)), ("exit wrmsr", address, 3)]
 
 
+@pytest.mark.rule("ACC-1")
 def test_while_running_counter_writes_are_in_no_table_and_so_exit() -> None:
     routes = Rig().page.running
     for address in (0xC1, 0x4C1, 0x309):
@@ -352,6 +370,7 @@ def test_while_running_counter_writes_are_in_no_table_and_so_exit() -> None:
         assert address not in routes.write_word
 
 
+@pytest.mark.rule("ACC-1", "ACC-2")
 def test_while_running_a_live_counter_exits_and_a_dead_one_is_loaded() -> None:
     rig = Rig(LIVE=1 << 32 | 1, PMC=5, FIXED_CTR=6)
     rig.words.values[page.PMC + 1] = 9
@@ -361,6 +380,7 @@ def test_while_running_a_live_counter_exits_and_a_dead_one_is_loaded() -> None:
     assert [running.read[0x4C2](), running.rdpmc[1](), running.read[0x30A]()] == [9, 9, 0]
 
 
+@pytest.mark.rule("ACC-10")
 def test_only_existing_registers_are_routed() -> None:
     made = Rig(PmuCpuid(gp=2, fixed=1)).page
     routes = made.frozen
@@ -370,6 +390,7 @@ def test_only_existing_registers_are_routed() -> None:
     assert set(made.running.rdpmc) == {0, 1, 1 << 30}
 
 
+@pytest.mark.rule("ACC-9")
 def test_fast_and_absent_rdpmc_indices_exit() -> None:
     routes = Rig().page.frozen
     for ecx in (1 << 31, 64, 8, 1 << 30 | 3):
@@ -377,6 +398,7 @@ def test_fast_and_absent_rdpmc_indices_exit() -> None:
         assert ecx not in routes.rdpmc
 
 
+@pytest.mark.rule("OWN-1")
 @pytest.mark.parametrize(
     ("control", "enabled"), [(0, 0), (0xB, 1), (0x1, 1), (0x2, 1), (0x8, 0), (0x280, 4), (0xBBB, 7)]
 )

@@ -83,6 +83,7 @@ def send(rng: random.Random, machine: Any) -> None:
     )
 
 
+@pytest.mark.rule("PG-5", "SEC-5", "SEC-6")
 @pytest.mark.parametrize("seed", range(6))
 def test_random_exits_and_a_random_page_never_raise_and_only_the_hosts_words_change(
     new_machine: New, seed: int
@@ -126,6 +127,7 @@ def test_random_exits_and_a_random_page_never_raise_and_only_the_hosts_words_cha
     assert reached["rejected"] > 20
 
 
+@pytest.mark.rule("FRZ-4", "SEC-2", "SEC-5")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_page_that_changes_at_every_load_never_raises_and_never_leaks_into_the_vpmu(
     new_machine: New, seed: int
@@ -156,6 +158,7 @@ def test_a_page_that_changes_at_every_load_never_raises_and_never_leaks_into_the
         assert not (running and vpmu.held), "nothing counts during a hold"
 
 
+@pytest.mark.rule("ERR-5")
 @pytest.mark.parametrize("seed", range(3))
 def test_after_any_abuse_a_new_registration_works(new_machine: New, seed: int) -> None:
     print(f"seed {seed}")

@@ -44,6 +44,7 @@ def test_a_pmi_raised_outside_the_guest_goes_through_irq_work() -> None:
     assert delivery.pmi_pending
 
 
+@pytest.mark.rule("PMI-2")
 @pytest.mark.parametrize("in_guest", [False, True])
 def test_two_pmis_before_delivery_are_one(in_guest: bool) -> None:
     delivery = unmasked()
@@ -53,6 +54,7 @@ def test_two_pmis_before_delivery_are_one(in_guest: bool) -> None:
     assert delivery.undelivered == 1
 
 
+@pytest.mark.rule("PMI-1")
 def test_a_masked_lvtpc_drops_the_pmi_and_unmasking_resends_nothing() -> None:
     delivery = PmiDelivery()
     assert delivery.lvtpc == MASKED
@@ -79,6 +81,7 @@ def test_delivery_does_not_mask_lvtpc() -> None:
     assert delivery.lvtpc == NMI_MODE
 
 
+@pytest.mark.rule("PMI-5")
 @pytest.mark.parametrize(("blocked", "kept"), [(False, 2), (True, 1)])
 def test_two_nmis_are_kept_or_one_while_blocked(blocked: bool, kept: int) -> None:
     delivery = unmasked()
@@ -98,6 +101,7 @@ def test_a_foreign_nmi_that_collapses_is_no_coalesced_pmi() -> None:
     assert delivery.counts.coalesced == 0
 
 
+@pytest.mark.rule("PMI-5")
 def test_nmis_are_injected_in_order() -> None:
     delivery = unmasked()
     delivery.queue_nmi(pmi=False)

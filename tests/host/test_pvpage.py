@@ -18,6 +18,7 @@ START = (1 << 48) - 1000
 NMI_MODE, MASKED = 0x400, 1 << 16
 
 
+@pytest.mark.rule("CMT-3", "CMT-4")
 def test_commit_takes_every_changed_word_and_its_value_from_the_exit(paged: Paged) -> None:
     paged.stop()
     paged.page[page.PMC] = 5
@@ -36,6 +37,7 @@ def test_commit_takes_every_changed_word_and_its_value_from_the_exit(paged: Page
     assert [paged.rdpmc(1 << 30 | i) for i in (0, 1)] == [26, START]
 
 
+@pytest.mark.rule("CMT-4")
 def test_the_written_value_decides_the_next_overflow(paged: Paged) -> None:
     paged.stop()
     paged.page[page.PMC] = (1 << 48) - 5
@@ -44,6 +46,7 @@ def test_the_written_value_decides_the_next_overflow(paged: Paged) -> None:
     assert paged.nmi(branches=1) == INJECT_NMI
 
 
+@pytest.mark.rule("IMP-6", "IMP-9", "IMP-12")
 @pytest.mark.parametrize(
     ("index", "address", "value"),
     [
@@ -65,6 +68,7 @@ def test_a_trapped_read_while_frozen_sees_the_pages_newer_word(
     assert paged.counting == 0
 
 
+@pytest.mark.rule("ACC-8", "OWN-7")
 def test_frozen_words_are_left_alone_by_exits_that_import_nothing(paged: Paged) -> None:
     paged.nmi(branches=1000)
     before = dict(enumerate(paged.page[page.TURN_FIRST : page.TURN_END].tolist()))
@@ -77,6 +81,7 @@ def test_frozen_words_are_left_alone_by_exits_that_import_nothing(paged: Paged) 
     assert turns == list(range(len(turns)))
 
 
+@pytest.mark.rule("OWN-8")
 def test_a_running_host_never_reads_a_turn_word(paged: Paged) -> None:
     for index in range(page.TURN_FIRST, page.TURN_END):
         paged.page[index] = 0x5A5A
@@ -86,6 +91,7 @@ def test_a_running_host_never_reads_a_turn_word(paged: Paged) -> None:
     assert [i for i in paged.words.loads() if i >= page.TURN_FIRST] == []
 
 
+@pytest.mark.rule("IMP-2", "SEC-2")
 @pytest.mark.parametrize("garbage", [0, (1 << 64) - 1, 0x5A5A_5A5A_5A5A_5A5A])
 def test_words_that_change_after_the_first_load_make_no_difference(
     paged: Paged, garbage: int
@@ -120,6 +126,7 @@ BAD_WORDS = [
 ]
 
 
+@pytest.mark.rule("CMT-5", "CMT-6", "ERR-2", "ERR-3", "IMP-4", "IMP-5")
 @pytest.mark.parametrize(("index", "value", "address", "reason"), BAD_WORDS)
 @pytest.mark.parametrize("held", [False, True])
 def test_a_refused_commit_faults_and_changes_nothing(
@@ -151,6 +158,7 @@ def test_a_refused_commit_faults_and_changes_nothing(
     assert paged.rdpmc(1) == 99
 
 
+@pytest.mark.rule("ERR-3")
 def test_every_offender_is_reported_and_the_first_ones_reason(paged: Paged) -> None:
     paged.stop()
     paged.page[page.FIXED_CTR] = 1 << 50
@@ -162,6 +170,7 @@ def test_every_offender_is_reported_and_the_first_ones_reason(paged: Paged) -> N
     assert paged.page[page.REJECT_REASON] == 0x187 << 32 | 1
 
 
+@pytest.mark.rule("ERR-4")
 def test_a_refused_word_is_restored_once_and_is_the_guests_again(paged: Paged) -> None:
     paged.stop()
     paged.page[page.PMC] = 1 << 60
@@ -172,6 +181,7 @@ def test_a_refused_word_is_restored_once_and_is_the_guests_again(paged: Paged) -
     assert paged.page[page.PMC] == 77
 
 
+@pytest.mark.rule("IMP-7")
 def test_a_trapped_write_with_a_refused_page_word_faults_and_is_not_done(paged: Paged) -> None:
     paged.stop()
     paged.page[page.EVTSEL] = 1 << 50
@@ -179,6 +189,7 @@ def test_a_trapped_write_with_a_refused_page_word_faults_and_is_not_done(paged: 
     assert paged.read(0x4C1) == START
 
 
+@pytest.mark.rule("IMP-3")
 def test_lvtpc_taken_at_delivery_counts_as_seen(new_bench: New, new_traced_words: New) -> None:
     bench = new_bench()
     bench.write(msr.GLOBAL_CTRL, 0)
@@ -197,6 +208,7 @@ def test_lvtpc_taken_at_delivery_counts_as_seen(new_bench: New, new_traced_words
 # Status ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("STA-5")
 def test_the_guests_acknowledgement_clears_status_at_any_exit(paged: Paged) -> None:
     paged.nmi(branches=1000, misses=1000)
     assert paged.status == 3
@@ -205,6 +217,7 @@ def test_the_guests_acknowledgement_clears_status_at_any_exit(paged: Paged) -> N
     assert paged.status == 2
 
 
+@pytest.mark.rule("STA-1", "STA-2")
 def test_a_second_overflow_of_an_acknowledged_bit_toggles_raised_again(paged: Paged) -> None:
     for _ in range(3):
         raised = paged.page[page.RAISED]
@@ -216,6 +229,7 @@ def test_a_second_overflow_of_an_acknowledged_bit_toggles_raised_again(paged: Pa
         assert paged.status == 0
 
 
+@pytest.mark.rule("STA-2")
 def test_an_overflow_of_a_bit_that_is_set_toggles_nothing(paged: Paged) -> None:
     paged.nmi(branches=1000)
     paged.page[page.PMC] = START
@@ -224,6 +238,7 @@ def test_an_overflow_of_a_bit_that_is_set_toggles_nothing(paged: Paged) -> None:
     assert (paged.status, paged.page[page.RAISED]) == (1, 1)
 
 
+@pytest.mark.rule("STA-4")
 def test_the_acknowledge_counts_spare_bits_are_no_status(paged: Paged) -> None:
     paged.nmi(branches=1000)
     paged.page[page.ACKED] = 1 | 7 << 40
@@ -231,6 +246,7 @@ def test_the_acknowledge_counts_spare_bits_are_no_status(paged: Paged) -> None:
     assert paged.status == 0
 
 
+@pytest.mark.rule("STA-6")
 def test_a_trapped_ovf_ctrl_write_clears_status_in_the_page(paged: Paged) -> None:
     paged.nmi(branches=1000, misses=1000)
     assert paged.write(msr.OVF_CTRL, 1, blocked=True) == 0
@@ -238,6 +254,7 @@ def test_a_trapped_ovf_ctrl_write_clears_status_in_the_page(paged: Paged) -> Non
     assert paged.page[page.ACKED] == 0
 
 
+@pytest.mark.rule("STP-4")
 def test_an_overflow_that_preceded_the_stop_sets_status_while_frozen(paged: Paged) -> None:
     assert paged.write(msr.GLOBAL_CTRL, 0, branches=1000) == INJECT_NMI
     assert paged.page[page.LIVE] == 0

@@ -17,6 +17,7 @@ FREEZE = page.FEATURE_FREEZE
 U64 = (1 << 64) - 1
 
 
+@pytest.mark.rule("FEA-2", "FRE-1", "REG-7", "VER-2")
 def test_registration_publishes_header_masks_and_registers(new_machine: New) -> None:
     machine = new_machine(cpuid=PmuCpuid(gp=4, fixed=2, fixed_width=40))
     machine.run_four()
@@ -35,6 +36,7 @@ def test_registration_publishes_header_masks_and_registers(new_machine: New) -> 
     assert words[page.STATUS_MASK] == 0x3_0000_000F
 
 
+@pytest.mark.rule("OWN-3", "REG-7", "REG-9")
 def test_a_page_registered_while_counting_is_running(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -47,6 +49,7 @@ def test_a_page_registered_while_counting_is_running(new_machine: New) -> None:
     assert words[page.FREEZE_SEQ] == words[page.RELEASE_SEQ]
 
 
+@pytest.mark.rule("OWN-3", "REG-7")
 def test_a_page_registered_while_stopped_is_frozen_with_current_counters(
     new_machine: New,
 ) -> None:
@@ -58,6 +61,7 @@ def test_a_page_registered_while_stopped_is_frozen_with_current_counters(
     assert words[page.FIXED_CTR : page.FIXED_CTR + 3].tolist() == [START, START, 0]
 
 
+@pytest.mark.rule("PG-5", "REG-7")
 def test_garbage_in_the_guests_memory_is_overwritten_or_taken_as_the_guests_half(
     new_machine: New,
 ) -> None:
@@ -79,6 +83,7 @@ def test_garbage_in_the_guests_memory_is_overwritten_or_taken_as_the_guests_half
     assert words[page.NOT_COUNTING] == words[page.REJECTED] == words[page.REJECT_REASON] == 0
 
 
+@pytest.mark.rule("PG-7")
 def test_the_ready_word_is_stored_after_every_word_it_announces(new_machine: New) -> None:
     machine = new_machine()
     machine.register()
@@ -89,6 +94,7 @@ def test_the_ready_word_is_stored_after_every_word_it_announces(new_machine: New
     assert {page.SIZE, page.LIVE, page.GLOBAL_CTRL, page.PMC} <= set(stores[:-2])
 
 
+@pytest.mark.rule("REG-1", "REG-4", "SEC-1")
 @pytest.mark.parametrize(
     ("value", "code"),
     [
@@ -120,6 +126,7 @@ def test_freeze_that_the_design_does_not_offer_is_an_unknown_feature(new_machine
     assert machine.read(msr.PV_STATUS) == 1
 
 
+@pytest.mark.rule("REG-5")
 def test_the_last_page_of_memory_can_be_registered(new_machine: New) -> None:
     machine = new_machine()
     words = machine.register(number=3)
@@ -127,6 +134,7 @@ def test_the_last_page_of_memory_can_be_registered(new_machine: New) -> None:
     assert machine.read(msr.PV_PAGE) == 3 * 4096 | FREEZE | 1
 
 
+@pytest.mark.rule("REG-1")
 def test_the_status_register_is_read_only(new_machine: New) -> None:
     machine = new_machine()
     machine.register()
@@ -136,6 +144,7 @@ def test_the_status_register_is_read_only(new_machine: New) -> None:
 # Publication -------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("PG-9", "PG-12")
 def test_an_exit_that_changes_nothing_stores_nothing(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -147,6 +156,7 @@ def test_an_exit_that_changes_nothing_stores_nothing(new_machine: New) -> None:
     assert words.stores() == []
 
 
+@pytest.mark.rule("PG-7", "PG-9")
 def test_a_publication_stores_only_what_changed_between_two_stores_of_seq(
     new_machine: New,
 ) -> None:
@@ -160,6 +170,7 @@ def test_a_publication_stores_only_what_changed_between_two_stores_of_seq(
     assert window[page.SEQ] == seq + 2
 
 
+@pytest.mark.rule("PG-8")
 def test_the_host_loads_nothing_of_the_guests_after_its_first_store(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -175,6 +186,7 @@ def test_the_host_loads_nothing_of_the_guests_after_its_first_store(new_machine:
     assert kinds[second:] == ["store"] * (len(kinds) - second)
 
 
+@pytest.mark.rule("FRE-11", "STP-2", "STP-3")
 def test_a_running_counters_word_is_left_stale_and_stop_publishes_it(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -186,6 +198,7 @@ def test_a_running_counters_word_is_left_stale_and_stop_publishes_it(new_machine
     assert window[page.LIVE] == window[page.GLOBAL_CTRL] == 0
 
 
+@pytest.mark.rule("FRE-7")
 def test_enabled_counters_that_do_not_count_are_published(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -212,6 +225,7 @@ def test_unregistering_takes_the_ready_word_away_and_imports_first(new_machine: 
     assert words.log == []
 
 
+@pytest.mark.rule("END-4", "FRZ-9")
 def test_unregistering_during_a_hold_starts_what_is_enabled(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()
@@ -222,6 +236,7 @@ def test_unregistering_during_a_hold_starts_what_is_enabled(new_machine: New) ->
     assert machine.read(0x4C2) == START + 3
 
 
+@pytest.mark.rule("REG-2")
 def test_registering_again_moves_to_the_new_page_under_a_new_generation(
     new_machine: New,
 ) -> None:
@@ -237,6 +252,7 @@ def test_registering_again_moves_to_the_new_page_under_a_new_generation(
     assert new[page.LIVE] == 0
 
 
+@pytest.mark.rule("STA-8")
 def test_status_survives_a_change_of_page(new_machine: New) -> None:
     machine = new_machine()
     machine.run_four()

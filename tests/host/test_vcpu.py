@@ -54,12 +54,14 @@ def test_a_refused_write_faults_and_a_bad_rdpmc_index_too(trap: Any) -> None:
     assert trap.read(msr.GLOBAL_CTRL) == ALL_ON
 
 
+@pytest.mark.rule("BND-14", "ERR-5")
 @pytest.mark.parametrize("reason", [1, 7, 31 + 2, 0x7F])
 def test_an_unknown_exit_reason_faults_and_the_vcpu_lives_on(trap: Any, reason: int) -> None:
     assert trap.exit(reason) == FAULT_GP
     assert trap.read(msr.GLOBAL_CTRL) == ALL_ON
 
 
+@pytest.mark.rule("PMI-9")
 def test_a_pmi_costs_three_calls_outside_the_handler_and_one_extra_loop(trap: Any) -> None:
     assert trap.nmi(branches=1000) == INJECT_NMI
     assert trap.locks() == [0, 3, 0]
@@ -80,6 +82,7 @@ def test_the_handlers_calls_are_counted_in_its_place(
     assert machine.locks() == [expected, 0, 0]
 
 
+@pytest.mark.rule("PMI-2")
 def test_k_overflows_in_one_exit_make_3k_calls_and_one_pmi(trap: Any) -> None:
     assert trap.nmi(branches=1000, misses=1000, cycles=1000) == INJECT_NMI
     assert trap.locks() == [0, 9, 0]
@@ -93,6 +96,7 @@ def test_an_exception_nmi_exit_without_overflow_injects_nothing(trap: Any) -> No
     assert trap.locks() == [0, 0, 0]
 
 
+@pytest.mark.rule("PMI-9")
 def test_an_overflow_found_at_another_exit_arrives_by_irq_work_at_that_entry(trap: Any) -> None:
     reply = trap.exit(ExitReason.HLT, user=[0, 0, 0, 0, 0, 1000, 0])
     assert reply == INJECT_NMI
@@ -106,6 +110,7 @@ def test_an_overflow_while_the_guest_stops_is_a_late_pmi(trap: Any) -> None:
     assert trap.host.delivery.counts.late == 1
 
 
+@pytest.mark.rule("PMI-1")
 def test_with_lvtpc_masked_status_is_set_and_no_nmi_comes_then_or_on_unmask(trap: Any) -> None:
     trap.write(msr.LVTPC, NMI_MODE | MASKED)
     assert trap.nmi(branches=1000) == 0
@@ -114,6 +119,7 @@ def test_with_lvtpc_masked_status_is_set_and_no_nmi_comes_then_or_on_unmask(trap
     assert trap.exit(ExitReason.HLT) == 0
 
 
+@pytest.mark.rule("PMI-1")
 def test_without_int_status_is_set_and_no_nmi_comes(trap: Any) -> None:
     trap.write(0x186, BRANCHES & ~(1 << 20))
     trap.write(0x4C1, START)
@@ -121,6 +127,7 @@ def test_without_int_status_is_set_and_no_nmi_comes(trap: Any) -> None:
     assert trap.read(msr.GLOBAL_STATUS) == 1
 
 
+@pytest.mark.rule("PMI-5")
 def test_two_nmis_are_injected_one_at_a_time_with_an_nmi_window_between(trap: Any) -> None:
     assert trap.nmi(stray=True, branches=1000) == BOTH
     run_handler(trap)
@@ -130,6 +137,7 @@ def test_two_nmis_are_injected_one_at_a_time_with_an_nmi_window_between(trap: An
     assert (counts.stray, counts.delivered, counts.coalesced) == (1, 2, 0)
 
 
+@pytest.mark.rule("PMI-5")
 def test_while_nmis_are_blocked_one_waits_for_the_window_and_more_collapse(trap: Any) -> None:
     assert trap.nmi(blocked=True, stray=True, branches=1000) == WANT_NMI_WINDOW
     assert trap.host.delivery.pending == [True]
@@ -162,6 +170,7 @@ def test_retired_kernel_counts_reach_counters_with_the_os_bit_only(trap: Any) ->
     assert trap.read(0x4C2) == 5
 
 
+@pytest.mark.rule("BND-13")
 def test_retired_words_without_their_flag_count_nothing(trap: Any) -> None:
     trap.slot[exits.RETIRED_USER_AT + 5] = 500
     trap.exit(ExitReason.HLT)
@@ -178,6 +187,7 @@ def live(machine: Any) -> dict[int, int]:
     return {words[i] & 0xFF: words[i + 1] for i in range(0, 2 * count, 2)}
 
 
+@pytest.mark.rule("BND-16")
 def test_the_reply_lists_each_counters_distance_to_overflow(trap: Any) -> None:
     assert live(trap) == {0: 1000, 1: 1000, 4: 1000, 5: 1000}
     trap.write(0x4C1, (1 << 48) - 7)
@@ -186,6 +196,7 @@ def test_the_reply_lists_each_counters_distance_to_overflow(trap: Any) -> None:
     assert live(trap) == {}
 
 
+@pytest.mark.rule("BND-16")
 def test_the_live_version_changes_exactly_when_the_entries_do(trap: Any) -> None:
     version = trap.slot[exits.LIVE_VERSION]
     trap.read(0x4C1)
@@ -214,6 +225,7 @@ def test_cpuid_leaf_0xa_describes_the_pmu(new_machine: New) -> None:
     assert (edx & 0x1F, edx >> 5 & 0xFF, edx >> 15 & 1) == (2, 48, 1)
 
 
+@pytest.mark.rule("DSC-1")
 def test_the_page_is_announced_by_a_leaf_of_its_own(new_machine: New) -> None:
     machine = new_machine()
     eax, *signature = cpuid(machine, 0x4000_0100)
@@ -225,6 +237,7 @@ def test_a_host_without_freeze_does_not_offer_it(new_machine: New) -> None:
     assert cpuid(new_machine(freeze=False), 0x4000_0101)[1] == 0
 
 
+@pytest.mark.rule("DSC-3")
 def test_a_host_without_the_page_announces_nothing_and_faults_on_its_registers(
     trap: Any,
 ) -> None:

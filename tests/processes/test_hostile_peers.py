@@ -61,6 +61,7 @@ def test_a_full_entry_semaphore_ends_the_host_with_one_line(vm: Vm) -> None:
     assert "semaphores of vCPU 0" in one_line(errors)
 
 
+@pytest.mark.rule("BND-9")
 @pytest.mark.parametrize("make", ["fifo", "folder", "short"])
 def test_memory_that_is_no_segment_is_refused_without_touching_it(vm: Vm, make: str) -> None:
     host = vm.host()
@@ -116,6 +117,7 @@ def test_a_guest_that_never_reads_its_answers_ends_the_host(vm: Vm) -> None:
     assert "gone" in one_line(errors) or "within" in errors
 
 
+@pytest.mark.rule("BND-18")
 def test_posts_without_requests_do_no_harm(vm: Vm) -> None:
     host = vm.host("--design", "trap")
     with Segment.create(memory.segment_name(vm.name, "guest"), 4096):
@@ -147,6 +149,7 @@ WELCOME = Welcome(
 )
 
 
+@pytest.mark.rule("BND-10")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -32,6 +32,7 @@ def inline_digests(scenario: Path, design: str, vcpus: int, seed: int) -> list[s
     return [report.counts.samples_digest for report in vm.run(jobs)]
 
 
+@pytest.mark.rule("BND-8", "BND-19")
 @pytest.mark.parametrize("pin", ["same", "split", "none"])
 def test_processes_take_the_same_samples_as_inline_wherever_they_run(vm: Vm, pin: str) -> None:
     if pin == "split" and len(os.sched_getaffinity(0)) < 2:
@@ -78,6 +79,7 @@ def test_a_guest_that_never_comes_ends_the_host(vm: Vm) -> None:
     assert vm.left() == []
 
 
+@pytest.mark.rule("BND-12")
 def test_a_second_host_of_the_same_name_is_told_so(vm: Vm) -> None:
     first = vm.host()
     status, _, errors = ended(vm.start("pvpmu.host.cli"))
@@ -87,6 +89,7 @@ def test_a_second_host_of_the_same_name_is_told_so(vm: Vm) -> None:
     assert ended(first)[0] == 0
 
 
+@pytest.mark.rule("BND-12")
 def test_a_second_guest_of_the_same_name_is_told_so(vm: Vm) -> None:
     vm.host()
     vm.running_guest()
@@ -104,6 +107,7 @@ def test_too_many_vcpus_are_refused_and_the_host_goes_on_waiting(vm: Vm) -> None
     assert ended(host)[0] == 0
 
 
+@pytest.mark.rule("BND-6", "BND-9")
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -129,6 +133,7 @@ def test_a_wrong_hello_is_refused_with_its_code(
     assert host.poll() is None
 
 
+@pytest.mark.rule("BND-9")
 def test_garbage_on_the_control_socket_is_refused_and_the_host_goes_on(vm: Vm) -> None:
     host = vm.host()
     channel = control.connect(vm.name)
@@ -141,6 +146,7 @@ def test_garbage_on_the_control_socket_is_refused_and_the_host_goes_on(vm: Vm) -
     assert ended(host)[0] == 0
 
 
+@pytest.mark.rule("BND-9")
 def test_a_visitor_of_a_busy_host_is_refused(vm: Vm) -> None:
     vm.host()
     vm.running_guest()
@@ -186,6 +192,7 @@ def test_ctrl_c_on_the_guest_alone_ends_the_host_too(vm: Vm) -> None:
     assert vm.left() == []
 
 
+@pytest.mark.rule("BND-11", "END-7")
 def test_a_killed_guest_ends_the_host_and_its_memory_is_removed(vm: Vm) -> None:
     host, guest = vm.host(), vm.running_guest()
     guest.kill()
@@ -196,6 +203,7 @@ def test_a_killed_guest_ends_the_host_and_its_memory_is_removed(vm: Vm) -> None:
     assert vm.left() == []
 
 
+@pytest.mark.rule("BND-11")
 def test_a_killed_host_ends_the_guest_and_its_names_are_removed(vm: Vm) -> None:
     host, guest = vm.host(), vm.running_guest()
     host.kill()
@@ -279,6 +287,7 @@ def test_a_vanished_host_is_noticed_before_the_handshake_ends(vm: Vm) -> None:
     assert "gone" in one_line(errors) or "end of connection" in errors
 
 
+@pytest.mark.rule("BND-10")
 def test_the_guest_refuses_a_host_of_another_version(vm: Vm) -> None:
     with control.listen(vm.name) as listener:
         guest = vm.guest()

@@ -75,6 +75,7 @@ def hello(**changes: object) -> bytes:
     return packed(**{"type": "Hello", **body, "memory_bytes": 1, **changes})
 
 
+@pytest.mark.rule("BND-7")
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_every_message_survives_the_round_trip(message: Message) -> None:
     assert decode(encode(message)) == message
@@ -88,6 +89,7 @@ def test_a_message_cut_short_is_refused(message: Message) -> None:
             decode(packet[:length])
 
 
+@pytest.mark.rule("BND-7")
 @pytest.mark.parametrize(
     ("packet", "words"),
     [

@@ -81,6 +81,7 @@ def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
 # Segments ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("BND-2")
 def test_a_segment_is_zeroed_and_names_its_owner(vm: str) -> None:
     with Segment.create(segment_name(vm, "host"), 4096) as segment:
         assert segment.name == f"pvpmu.{vm}.host"
@@ -99,6 +100,7 @@ def test_what_one_mapping_stores_the_other_loads(vm: str) -> None:
         assert left(vm) == [owner.name], "leaving an attached segment removes nothing"
 
 
+@pytest.mark.rule("BND-4", "BND-12")
 def test_a_name_in_use_by_a_live_process_is_refused_and_stays(vm: str) -> None:
     with Segment.create(segment_name(vm, "host"), 4096) as segment:
         segment.words[0] = 5
@@ -109,6 +111,7 @@ def test_a_name_in_use_by_a_live_process_is_refused_and_stays(vm: str) -> None:
             assert again.words[0] == 5
 
 
+@pytest.mark.rule("BND-3")
 def test_a_dead_owners_name_is_replaced(vm: str) -> None:
     name = abandon(vm)
     with Segment.create(name, 8192) as segment:
@@ -117,6 +120,7 @@ def test_a_dead_owners_name_is_replaced(vm: str) -> None:
         assert segment.words[0] == 0
 
 
+@pytest.mark.rule("BND-4")
 def test_a_process_that_reuses_the_owners_id_is_not_the_owner(vm: str) -> None:
     name = abandon(vm)
     with Segment.attach(name, 4096) as segment:
@@ -130,6 +134,7 @@ def test_attaching_to_no_segment_is_a_peer_error(vm: str) -> None:
         Segment.attach(segment_name(vm, "host"), 4096)
 
 
+@pytest.mark.rule("BND-5")
 @pytest.mark.parametrize(
     ("index", "value", "message"),
     [(READY, 0, "not ready: 0x0, expected"), (VERSION, 9, "version 9, expected 1")],
@@ -144,6 +149,7 @@ def test_attaching_to_a_wrong_header_is_a_peer_error(
         assert left(vm) == [segment.name]
 
 
+@pytest.mark.rule("BND-5")
 def test_attaching_to_a_segment_that_is_too_small_is_a_peer_error(vm: str) -> None:
     with (
         Segment.create(segment_name(vm, "guest"), 4096) as segment,
@@ -185,6 +191,7 @@ def test_a_name_that_was_removed_meanwhile_does_not_fail_the_close(vm: str) -> N
     assert output == ""
 
 
+@pytest.mark.rule("BND-5")
 def test_a_process_that_attached_and_ended_leaves_the_owners_name(vm: str) -> None:
     with Segment.create(segment_name(vm, "guest"), 4096) as segment:
         for end in ("segment.close()", "os._exit(0)"):
@@ -234,6 +241,7 @@ def test_attaching_to_no_semaphore_is_a_peer_error(vm: str) -> None:
 # Cleanup -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("BND-4")
 def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: str) -> None:
     live = f"{vm}-live"
     dead_names = [abandon(vm, semaphores=True), abandon(vm, "guest")]
@@ -249,6 +257,7 @@ def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: 
     assert left(live) == []
 
 
+@pytest.mark.rule("BND-4")
 def test_cleanup_removes_semaphores_without_a_host_segment(vm: str) -> None:
     create_semaphore(semaphore_name(vm, 3, "exit")).close()
     with Segment.create(segment_name(vm, "guest"), 4096) as segment:
@@ -257,6 +266,7 @@ def test_cleanup_removes_semaphores_without_a_host_segment(vm: str) -> None:
         assert segment.name in kept
 
 
+@pytest.mark.rule("BND-4")
 def test_cleanup_never_touches_a_foreign_file(vm: str) -> None:
     names = [
         f"other.{vm}.host",
@@ -276,11 +286,13 @@ def test_cleanup_never_touches_a_foreign_file(vm: str) -> None:
 # Names -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("BND-1")
 @pytest.mark.parametrize("name", ["a", "vm-1_B", "x" * 48])
 def test_a_plain_vm_name_is_accepted(name: str) -> None:
     assert checked_vm_name(name) == name
 
 
+@pytest.mark.rule("BND-1")
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "..", "a b", "é", "x" * 49, "a\n"])
 def test_a_name_that_could_leave_the_folder_or_break_a_message_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="1 to 48 letters"):

@@ -7,6 +7,7 @@ from pvpmu.shared.layout import LINE_BYTES, Owner
 from pvpmu.shared.registers import BY_ADDRESS, REGISTERS, Role
 
 
+@pytest.mark.rule("PG-3")
 def test_no_cache_line_has_two_owners() -> None:
     owners: dict[int, set[Owner]] = {}
     for field in page.PAGE.fields:
@@ -15,6 +16,7 @@ def test_no_cache_line_has_two_owners() -> None:
     assert all(len(owner) == 1 for owner in owners.values())
 
 
+@pytest.mark.rule("PG-1")
 def test_words_do_not_overlap_and_fit_the_page() -> None:
     taken = [
         index
@@ -35,6 +37,7 @@ def test_the_turn_words_are_one_range_that_holds_every_turn_word_and_no_other() 
         assert inside is (field.owner is Owner.TURN), field.name
 
 
+@pytest.mark.rule("ACC-14", "PG-4")
 @pytest.mark.parametrize(
     ("address", "index"),
     [

@@ -1,0 +1,105 @@
+"""The rules of docs/protocol.md and what cites them: neither may name what the other has not.
+
+A test cites rules with ``@pytest.mark.rule("FRZ-3", ...)``, a conformance vector with its
+``clause``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pvpmu.abi.words import PAGE_RULES
+
+ROOT = Path(__file__).parents[1]
+SPEC = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+VECTORS = ROOT / "pvpmu" / "conformance" / "vectors"
+RULE = r"[A-Z]{3}-\d+|PG-\d+"
+STATES = "generated/states.md"
+
+# Rules that no test cites. This list must become empty; it may only shrink.
+UNTESTED = (
+    "DSC-2", "DSC-5", "REG-3", "REG-10", "GEN-1", "GEN-2", "GEN-3", "GEN-4", "PG-2", "PG-6",
+    "PG-11", "OWN-4", "OWN-6", "ACC-11", "ACC-13", "STP-5", "IMP-1", "IMP-8", "IMP-10", "STA-7",
+    "PMI-3", "PMI-4", "PMI-10", "FEA-1", "FEA-5", "FEA-6", "FEA-7", "FEA-8", "VER-1", "VER-3",
+    "VER-4", "SAV-1", "SAV-2", "SAV-3", "SAV-4", "SAV-5", "SAV-6", "SAV-7", "SAV-8", "END-1",
+    "END-2", "END-3", "END-6", "END-8", "ERR-1", "SEC-3", "SEC-4", "SEC-7", "SEC-8", "LIM-1",
+    "LIM-2", "FRE-2", "FRE-3", "FRE-4", "FRE-5", "FRE-6", "FRE-8", "FRE-9", "FRE-10",
+)  # fmt: skip
+
+
+def defined() -> list[str]:
+    """Rule numbers where the specification states them: bold, at the start of an item or row."""
+    return re.findall(rf"^(?:- |\| )\*\*({RULE})\*\*", SPEC, re.MULTILINE)
+
+
+def _marks(file: Path) -> list[str]:
+    """What the ``pytest.mark.rule`` calls of a file name."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text("utf-8"), str(file))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.rule":
+            found += [ast.literal_eval(argument) for argument in node.args]
+    return found
+
+
+def _clauses(file: Path) -> list[str]:
+    """The clauses of the vectors in a file: one vector, or a list of them."""
+    content = json.loads(file.read_text("utf-8"))
+    vectors = content if isinstance(content, list) else content.get("vectors", [content])
+    found: list[str] = []
+    for vector in vectors:
+        clause = vector["clause"]
+        found += [clause] if isinstance(clause, str) else clause
+    return found
+
+
+@cache
+def cited() -> dict[str, list[str]]:
+    """Rule number to the files that cite it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        for rule in _marks(file):
+            found.setdefault(rule, []).append(file.name)
+    for file in sorted(VECTORS.rglob("*.json")):
+        for rule in _clauses(file):
+            found.setdefault(rule, []).append(file.name)
+    return found
+
+
+def test_every_rule_is_stated_once() -> None:
+    assert len(defined()) > 150
+    assert [rule for rule, times in Counter(defined()).items() if times > 1] == []
+
+
+def test_every_bold_rule_number_is_a_statement() -> None:
+    assert sorted(re.findall(rf"\*\*({RULE})\*\*", SPEC)) == sorted(defined())
+
+
+def test_the_specification_refers_to_rules_that_exist() -> None:
+    assert set(re.findall(rf"\b({RULE})\b", SPEC)) == set(defined())
+
+
+def test_the_table_of_the_page_refers_to_rules_that_exist() -> None:
+    named = {rule for words in PAGE_RULES.values() for rule in re.findall(RULE, str(words))}
+    assert named <= set(defined())
+    assert {rule for rule in defined() if rule.startswith("FRE-")} <= named
+
+
+def test_what_is_cited_exists() -> None:
+    unknown = {rule: files for rule, files in cited().items() if rule not in defined()}
+    assert unknown == {}
+
+
+def test_every_rule_but_the_listed_ones_is_cited() -> None:
+    assert [rule for rule in defined() if rule not in cited()] == list(UNTESTED)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", SPEC)) - {STATES}))
+def test_what_the_specification_links_to_exists(link: str) -> None:
+    assert (ROOT / "docs" / link).resolve().is_file()
