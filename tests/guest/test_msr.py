@@ -270,3 +270,58 @@ def test_after_detaching_everything_exits_again(paged: Joined) -> None:
     assert paged.exits_of(lambda: paged.seam.rdmsr(0x38E)) == 1
     assert paged.exits_of(lambda: paged.seam.wrmsr(0x38F, ON)) == 1
     assert paged.seam.rdmsr(0x186) == SELECTOR
+
+
+@pytest.mark.rule("ACC-13", "FRE-10", "FRE-11")
+@pytest.mark.parametrize("state", ["frozen", "running", "held"])
+def test_an_exit_reads_what_the_page_reads(paged: Joined, state: str) -> None:
+    checked: list[int] = []
+
+    def compare() -> None:
+        for address in (*CONTROLS, 0x4C1, 0x4C2, 0xC2, 0x309, 0x38E):
+            checked.append(address)
+            read = paged.seam.rdmsr(address)
+            assert read == paged.vcpu.exit(ExitReason.MSR_READ, address), hex(address)
+        for ecx in (0, 1, 1 << 30):
+            assert paged.seam.rdpmc(ecx) == paged.vcpu.exit(ExitReason.RDPMC, ecx)
+
+    paged.run()
+    paged.seam.wrmsr(0x4C2, 77)
+    if state == "held":
+        paged.vcpu.on_nmi = compare
+        paged.overflow()
+    else:
+        if state == "frozen":
+            paged.seam.wrmsr(0x38F, 0)
+            paged.seam.wrmsr(0x309, 12345)
+            paged.seam.wrmsr(0x187, SELECTOR)
+        compare()
+    assert checked
+
+
+@pytest.mark.rule("ACC-13")
+@pytest.mark.parametrize(
+    ("address", "value"),
+    [
+        (0x4C2, 99),
+        (0xC2, 0x8000_0000),
+        (0x309, 5),
+        (0x187, SELECTOR),
+        (0x38D, 0xB),
+        (0x834, 0x1_0400),
+    ],
+)
+def test_a_write_that_exits_leaves_what_a_write_to_the_page_leaves(
+    address: int, value: int
+) -> None:
+    left = []
+    for trapped in (False, True):
+        made = _join("page")
+        if trapped:
+            made.vcpu.exit(ExitReason.MSR_WRITE, address, value)
+        else:
+            made.seam.wrmsr(address, value)
+        made.seam.wrmsr(0x38F, ON)
+        registers = (*CONTROLS, *COUNTERS, 0x4C2, 0x187, 0x38E)
+        left.append([made.vcpu.exit(ExitReason.MSR_READ, at) for at in registers])
+    assert left[0] == left[1]

@@ -408,3 +408,27 @@ def test_a_nibble_enables_its_counter_by_its_two_low_bits(control: int, enabled:
 
 def test_plain_words_need_no_compare_exchange() -> None:
     assert compare_exchange_of(memoryview(bytearray(16)).cast("Q")) is None
+
+
+DECLARED = {
+    index for field in page.PAGE.fields for index in range(field.index, field.index + field.count)
+}
+
+
+@pytest.mark.rule("VER-3")
+def test_no_access_touches_a_word_that_version_1_does_not_declare() -> None:
+    rig = Rig(RAISED=0b11, GLOBAL_CTRL=ON)
+    for index in set(range(PAGE_SIZE // 8)) - DECLARED:
+        rig.words.values[index] = 0xDEAD_BEEF_DEAD_BEEF
+    made, touched = rig.page, set()
+    for routes in (made.frozen, made.running):
+        for read in (*routes.read.values(), *routes.rdpmc.values()):
+            read()
+        for write in (*routes.write.values(), routes.acknowledge):
+            for value in (0, 1, EN, ON):
+                write(value)
+        words = [*routes.read_word.values(), *routes.rdpmc_word.values()]
+        touched |= {*words, *(word for word, _ in routes.write_word.values())}
+    touched |= {entry[1] for entry in rig.taken() if not entry[0].startswith("exit")}
+    assert touched <= DECLARED
+    assert len(touched) > 2 * 8

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.layout import Owner
 from pvpmu.shared.registers import REGISTERS
@@ -182,3 +184,30 @@ def test_after_any_abuse_a_new_registration_works(new_machine: New, seed: int) -
     machine.exit(ExitReason.NMI_WINDOW)
     machine.write(msr.GLOBAL_CTRL, 0, branches=10)
     assert window[page.PMC] == (1 << 48) - 990
+
+
+@pytest.mark.rule("SEC-7", "SEC-8")
+def test_a_vcpu_and_its_page_know_nothing_of_what_another_does_with_its_own(
+    new_machine: New, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(7)
+    quiet, loud = new_machine(), new_machine()
+    loud.host = HostVcpu(loud.slot, quiet.traced, loud.host._design, PmuCpuid())
+    quiet.run_four()
+    window = quiet.register(number=3)
+    loud.run_four()
+    loud.write(msr.PV_PAGE, page.FEATURE_FREEZE | page.PAGE_ENABLE)
+    before, live = window.tolist(), quiet.host.vpmu.live
+    for _ in range(EXITS // 4):
+        scribble(rng, quiet.memory[:PAGE_WORDS])
+        send_elsewhere(rng, loud)
+    assert window.tolist() == before
+    assert (quiet.host.vpmu.live, quiet.host.delivery.counts.raised) == (live, 0)
+    assert capsys.readouterr() == ("", "")
+
+
+def send_elsewhere(rng: random.Random, machine: Any) -> None:
+    """A random exit that leaves the registration alone."""
+    reason = rng.choice((ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.EXCEPTION_NMI))
+    address = rng.choice([register.address for register in REGISTERS if register.pmu])
+    machine.exit(reason, address, some_value(rng), user=some_counts(rng))

@@ -205,6 +205,37 @@ def test_lvtpc_taken_at_delivery_counts_as_seen(new_bench: New, new_traced_words
     assert bench.delivery.lvtpc == NMI_MODE
 
 
+@pytest.mark.rule("STP-5")
+def test_a_write_that_leaves_something_live_is_no_stop_and_publishes_what_changed(
+    paged: Paged,
+) -> None:
+    assert paged.write(0x187, MISSES & ~EN) == 0
+    assert (paged.page[page.LIVE], paged.counting) == (FOUR & ~2, 3)
+    assert paged.page[page.EVTSEL + 1] == MISSES & ~EN
+    assert paged.write(msr.GLOBAL_CTRL, 1) == 0
+    assert (paged.page[page.LIVE], paged.page[page.GLOBAL_CTRL], paged.counting) == (1, 1, 1)
+
+
+@pytest.mark.rule("IMP-10")
+@pytest.mark.parametrize(
+    ("index", "value", "bit"),
+    [
+        (page.PMC + 5, 1, 1 << 5),
+        (page.EVTSEL + 6, BRANCHES, 1 << 6),
+        (page.FIXED_CTR + 2, 1, 1 << 34),
+        (page.FIXED_CTR_CTRL, 0x3BB, 1 << 34),
+    ],
+)
+def test_an_imported_change_marks_its_counter_in_use(
+    paged: Paged, index: int, value: int, bit: int
+) -> None:
+    paged.stop()
+    paged.host.vpmu.in_use = 0
+    paged.page[index] = value
+    paged.read(msr.GLOBAL_CTRL)
+    assert paged.host.vpmu.in_use == bit
+
+
 # Status ------------------------------------------------------------------------------------------
 
 

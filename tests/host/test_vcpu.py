@@ -294,3 +294,18 @@ def test_reset_gives_a_new_vpmu_with_nothing_pending_and_no_page(new_machine: Ne
     assert (machine.read(msr.PV_PAGE), machine.read(msr.PV_STATUS)) == (0, 0)
     assert machine.read(msr.GLOBAL_STATUS) == machine.read(0x186) == 0
     assert machine.read(msr.LVTPC) == MASKED
+
+
+@pytest.mark.rule("END-8")
+def test_unregistering_nothing_and_a_second_reset_change_nothing(new_machine: New) -> None:
+    machine = new_machine()
+    machine.run_four()
+    assert machine.write(msr.PV_PAGE, 0) == machine.write(msr.PV_PAGE, 0) == 0
+    assert machine.read(msr.GLOBAL_CTRL) == ALL_ON
+    assert machine.nmi(branches=5) == 0
+    assert machine.read(0x4C1) == START + 5
+    registers = (msr.GLOBAL_CTRL, msr.LVTPC, 0x186, 0x4C1, msr.PV_PAGE, msr.PV_STATUS)
+    control(machine, Control.RESET)
+    once = [machine.read(address) for address in registers]
+    control(machine, Control.RESET)
+    assert [machine.read(address) for address in registers] == once
