@@ -137,6 +137,7 @@
 #define PVPMU_CONTROL_RESET UINT64_C(0)
 #define PVPMU_CONTROL_START UINT64_C(1)
 #define PVPMU_CONTROL_STOP UINT64_C(2)
+#define PVPMU_CONTROL_CALL UINT64_C(3)
 
 /* Event kinds: index of retired counts */
 #define PVPMU_KIND_CPU_CYCLES UINT64_C(0) /* fixed counter 1 */

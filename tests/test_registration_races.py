@@ -116,7 +116,7 @@ def test_spare_bits_that_the_memory_held_do_not_make_a_reserved_bit_valid() -> N
 
 
 @pytest.mark.rule("IMP-9", "REG-6")
-def test_ovf_ctrl_reads_the_same_from_page_and_host_also_while_running() -> None:
+def test_the_last_ovf_ctrl_stays_readable_over_another_registration() -> None:
     rig = Rig("page")
     rig.register()
     rig.count_fixed0(1 << 40)

@@ -21,6 +21,7 @@ from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.registration import Request, speaks
 from pvpmu.shared.units import Cycles, Ns
 
 # Plain ints, and names of this module: an IntEnum member, or a look-up in another module, is slow
@@ -88,6 +89,7 @@ class Vcpu:
         self._live_version = -1
         self._pmi_due: Cycles | None = None
         self.trapped = Trapped(self)
+        self._page_register = msr.PV_PAGE
         self.seam = Seam(self)
         self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
@@ -131,30 +133,36 @@ class Vcpu:
         eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)
         return PmuCpuid.decode(eax, ebx, edx)
 
-    def register_page(self, memory: memoryview[int], address: int) -> bool:
+    def register_page(
+        self, memory: memoryview[int], address: int, features: int = page.FEATURES_KNOWN
+    ) -> bool:
         """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
 
-        A page in use is given up first. Returns False when the host offers none or refuses: then
-        everything keeps trapping.
+        ``features``: those to ask for where they are offered. A page in use is given up first.
+        Returns False when the host offers none or refuses: then everything keeps trapping.
         """
         if self.seam.page is not None:
             self.unregister_page()
         eax, *signature = self.cpuid(exits.LEAF_SIGNATURE)
         if tuple(signature) != exits.SIGNATURE or eax < exits.LEAF_FEATURES:
             return False
-        version, offered, register, _ = self.cpuid(exits.LEAF_FEATURES)
-        if version != page.PAGE_VERSION:
+        versions, offered, register, size = self.cpuid(exits.LEAF_FEATURES)
+        unknown = offered & page.FEATURES_REQUIRED & ~page.FEATURES_KNOWN
+        if not speaks(versions, page.PAGE_VERSION) or size != PAGE_SIZE or unknown:
             return False
         words = memory[address // 8 : (address + PAGE_SIZE) // 8]
         if len(words) * 8 != PAGE_SIZE:
             return False
-        wanted = offered & page.FEATURES_KNOWN
+        # What it must accept, it does: it knows all of those.
+        wanted = offered & (features & page.FEATURES_KNOWN | page.FEATURES_REQUIRED)
+        request = Request(address=address, version=page.PAGE_VERSION, features=wanted)
         # Until it is registered the page is the guest's, and it may hold anything: a ready word of
         # an earlier life, spare bits of acked, and not what OVF_CTRL was last written with.
         for index in (page.VERSION, page.ACKED, page.RELEASE_SEQ, page.PMI_ACK):
             words[index] = 0
         words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL)
-        self.exit(_MSR_WRITE, register, address | wanted | page.PAGE_ENABLE)
+        self._page_register = register
+        self.exit(_MSR_WRITE, register, request.encode())
         if words[page.VERSION] != page.PAGE_VERSION:
             return False
         seam = self.seam
@@ -177,7 +185,7 @@ class Vcpu:
         find a page that the host has left.
         """
         self.forget_page()
-        self.exit(_MSR_WRITE, msr.PV_PAGE, 0)
+        self.exit(_MSR_WRITE, self._page_register, 0)
 
     def forget_page(self) -> None:
         """The page is gone (unregistered, or a vCPU reset): everything traps."""

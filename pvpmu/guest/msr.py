@@ -59,11 +59,15 @@ class Trapped:
 
 
 class Seam:
-    """Routes accesses of one vCPU. Without a page, every table is empty and everything exits."""
+    """Routes accesses of one vCPU. Without a page, every table is empty and everything exits.
+
+    ``losses``: how often the page was gone, or another registration's, at a look (rule GEN-4).
+    """
 
     __slots__ = (
         "_acknowledge",
         "_exit",
+        "_generation",
         "_page",
         "_rdpmc",
         "_rdpmc_word",
@@ -73,10 +77,13 @@ class Seam:
         "_words",
         "_write",
         "_write_word",
+        "losses",
     )
 
     def __init__(self, cpu: Exits) -> None:
         self._exit = cpu.exit
+        self.losses = 0
+        self._generation = 0
         self._words: Words = {}
         self._page: GuestPage | None = None
         self._use(Routes())
@@ -96,6 +103,7 @@ class Seam:
         """Start using a registered page; the host has published it."""
         self._page = guest_page
         self._words = guest_page.words
+        self._generation = self._words[page.GENERATION]
         self._use(guest_page.frozen)
         self._running = False
         self.entered()
@@ -109,6 +117,13 @@ class Seam:
         """Follow the state; to be called at every VM-entry, before anything else runs."""
         guest_page = self._page
         if guest_page is not None:
+            generation = self._words[page.GENERATION]
+            if generation != self._generation:
+                self._generation = generation
+                self.losses += 1
+                if not generation:
+                    self.detach()
+                    return
             running = self._words[page.LIVE] != 0
             if running != self._running:
                 self._running = running

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, FIXED_EN, PmuCpuid
+from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, FIXED_EN, LVT_MASKED, PmuCpuid
 from pvpmu.shared.page import WORD_OF, Words
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.units import U64_MASK, MsrAddress
@@ -68,6 +68,9 @@ class GuestPage:
         self._exit_rdpmc = exit_rdpmc
         self._exit_write = exit_write
         self._ovf_ctrl_reserved = words[page.OVF_CTRL_RESERVED]
+        # With LVTPC_AUTO the host must see the guest mask, even where the mask is set (FEA-8).
+        auto = words[page.FEATURES] & page.FEATURE_LVTPC_AUTO
+        self._lvtpc_exits = words[page.LVTPC_DROPPED] | (LVT_MASKED if auto else 0)
         self._ack = self._acknowledge()
         self._status = self._read_status()
         self.frozen = self._frozen_routes()
@@ -81,7 +84,6 @@ class GuestPage:
     def _frozen_routes(self) -> Routes:
         routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
         words = self.words
-        routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
         for address, index, bit in self._turn_registers():
             role = BY_ADDRESS[address].role
             routes.read_word[address] = index
@@ -90,7 +92,7 @@ class GuestPage:
             elif role is Role.FIXED_CTR:
                 routes.write_word[address] = index, ~words[page.FIXED_MASK] & U64_MASK
             elif role is Role.LVTPC:
-                routes.write_word[address] = index, words[page.LVTPC_DROPPED]
+                routes.write_word[address] = index, self._lvtpc_exits
             elif role is Role.PERFCTR:
                 routes.write[address] = self._legacy_counter_write(index)
             elif role is Role.EVTSEL:
@@ -103,13 +105,13 @@ class GuestPage:
 
     def _running_routes(self) -> Routes:
         routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
-        routes.read_word[msr.OVF_CTRL] = page.OVF_CTRL
         for address, index, bit in self._turn_registers():
             if BY_ADDRESS[address].role in _COUNTERS:
                 routes.read[address] = self._running_read(self._exit_read, address, index, bit)
             else:
                 routes.read_word[address] = index
-                routes.write[address] = self._changed_write(address, index)
+                exits = self._lvtpc_exits if address == msr.LVTPC else 0
+                routes.write[address] = self._changed_write(address, index, exits)
         for ecx, index, bit in self._rdpmc_indices():
             routes.rdpmc[ecx] = self._running_read(self._exit_rdpmc, ecx, index, bit)
         return routes
@@ -278,12 +280,15 @@ class GuestPage:
 
         return write
 
-    def _changed_write(self, address: int, index: int) -> Callable[[int], None]:
-        """RUNNING, control register: nothing for the same value, else the trapped WRMSR."""
+    def _changed_write(self, address: int, index: int, exits: int) -> Callable[[int], None]:
+        """RUNNING, control register: nothing for the same value, else the trapped WRMSR.
+
+        ``exits``: value bits with which even the same value exits.
+        """
         words, exit_write = self.words, self._exit_write
 
         def write(value: int) -> None:
-            if words[index] != value:
+            if value & exits or words[index] != value:
                 exit_write(address, value)
 
         return write

@@ -1,8 +1,9 @@
 """PMI delivery: requests, LVTPC, the NMI queue and the count of what became of each PMI.
 
 As KVM 5.14: requests are served in the order NMI, PMU, PMI before VM-entry, so that a PMI costs
-one more turn of the loop; delivery does not mask LVTPC; at most two NMIs are kept (one when NMIs
-are blocked). Source: ``vcpu_enter_guest``, ``process_nmi``, ``kvm_apic_local_deliver``.
+one more turn of the loop; at most two NMIs are kept (one when NMIs are blocked). Delivery masks
+LVTPC or leaves it, by era. Source: ``vcpu_enter_guest``, ``process_nmi``,
+``kvm_apic_local_deliver``, ``kvm_pmu_deliver_pmi``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ class PmiCounts:
     """What became of PMIs.
 
     ``raised``: an INT overflow met an unmasked LVTPC. ``delivered``: an NMI was injected for one
-    (strays included). ``coalesced``: joined one that was pending. ``late``: delivered with live =
-    0. ``stray``: deliveries that no overflow stands behind. ``extra_loops``: VM-entries cancelled
-    because a PMI was requested after NMIs had been looked at.
+    (strays included). ``coalesced``: joined one that was pending. ``dropped``:
+    met LVTPC masked, or in another mode, when it was to be delivered. ``late``: delivered with
+    live = 0. ``stray``: deliveries that no overflow stands behind. ``extra_loops``: VM-entries
+    cancelled because a PMI was requested after NMIs had been looked at.
     """
 
     raised: int = 0
     delivered: int = 0
     coalesced: int = 0
+    dropped: int = 0
     late: int = 0
     stray: int = 0
     extra_loops: int = 0
@@ -43,14 +46,21 @@ class PmiDelivery:
     """One vCPU's way from overflow to injected NMI.
 
     ``lvtpc`` is the APIC register; ``pending`` holds the NMIs that wait for injection, in order,
-    True for a PMI's.
+    True for a PMI's. ``masks``: delivery sets LVTPC's mask bit (KVM 6.6 on); ``masked_here``: the
+    mask that is set is such a one, and LVTPC was not written since (rule FEA-7).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, masks: bool = False) -> None:
+        self.masks = masks
+        self.counts = PmiCounts()
+        self.reset()
+
+    def reset(self) -> None:
+        """The APIC's reset state, nothing waiting (RESET and INIT)."""
+        self.masked_here = False
         self.lvtpc = LVT_MASKED
         self.requests = 0
         self.irq_work = False
-        self.counts = PmiCounts()
         self._queued: list[bool] = []
         self.pending: list[bool] = []
 
@@ -84,8 +94,29 @@ class PmiDelivery:
 
     def deliver(self) -> None:
         """kvm_pmu_deliver_pmi: act on LVTPC as it stands now."""
-        if deliverable(self.lvtpc):
-            self.queue_nmi(pmi=True)
+        if not deliverable(self.lvtpc):
+            self.counts.dropped += 1
+            return
+        self.queue_nmi(pmi=True)
+        if self.masks:
+            self.lvtpc |= LVT_MASKED
+            self.masked_here = True
+
+    def write_lvtpc(self, value: int) -> None:
+        """The guest's write, trapped or imported: ``value`` as the APIC keeps it."""
+        self.lvtpc = value
+        self.masked_here = False
+
+    def unmask(self) -> None:
+        """Clear the mask that a delivery set (rule FEA-6)."""
+        self.lvtpc &= ~LVT_MASKED
+        self.masked_here = False
+
+    @property
+    def freezes(self) -> bool:
+        """Whether LVTPC lets the PMI freeze: in NMI mode, unmasked but by its own delivery."""
+        mask = LVT_MASKED if self.masked_here else 0
+        return deliverable(self.lvtpc & ~mask)
 
     def queue_nmi(self, *, pmi: bool) -> None:
         """kvm_inject_nmi: count one more NMI and request the loop to look at it."""

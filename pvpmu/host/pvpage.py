@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress, count
@@ -24,7 +23,8 @@ from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
-from pvpmu.shared.page import TURN_FIRST
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.page import TURN_FIRST, Reject
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
@@ -52,24 +52,6 @@ _HOST_WORDS = (
 )
 
 
-class Registration(enum.IntEnum):
-    """What MSR_PVPMU_STATUS reads after a write to MSR_PVPMU_PAGE. Append only."""
-
-    NONE = 0
-    OK = 1
-    OUTSIDE_MEMORY = 2
-    UNKNOWN_FEATURE = 3
-    MISSING_FEATURE = 4
-    WRONG_VERSION = 5
-
-
-class Reject(enum.IntEnum):
-    """Why a page word was refused. Append only."""
-
-    RESERVED_BITS = 1
-    BEYOND_WIDTH = 2
-
-
 @dataclass(frozen=True, slots=True)
 class _TurnWord:
     """One turn word: where it is, whose it is, which values are refused and why."""
@@ -82,8 +64,29 @@ class _TurnWord:
     reason: Reject
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a page goes on with after a restore: the counts, and whether a hold lasts."""
+
+    lasts: bool
+    freeze_seq: int
+    pmi_seq: int
+
+
+def next_generation(last: int, found: int) -> int:
+    """A generation that is neither 0, nor the vCPU's last, nor what the page holds (GEN-1)."""
+    generation = last
+    while generation in (0, last, found):
+        generation = generation + 1 & U64_MASK
+    return generation
+
+
 class HostPage:
-    """A registered page. ``words`` is the page's window of 512 words in guest memory."""
+    """A registered page.
+
+    ``words`` is the page's window of 512 words in guest memory, ``frame`` its guest-physical page
+    number. ``hold``: go on with that one, else as REG-7 says.
+    """
 
     def __init__(
         self,
@@ -91,9 +94,12 @@ class HostPage:
         vpmu: Vpmu,
         delivery: PmiDelivery,
         *,
+        frame: int,
         features: int,
         generation: int,
+        hold: Hold | None = None,
     ) -> None:
+        self.frame = frame
         self._words = words
         self._vpmu = vpmu
         self._delivery = delivery
@@ -101,7 +107,13 @@ class HostPage:
         # The guest's memory may hold anything: no 64-bit word equals -1, so all are stored once.
         self._published = [-1] * _TURN_COUNT
         self._published_host = [-1] * len(_HOST_WORDS)
-        self._freeze_seq = words[page.RELEASE_SEQ]
+        if hold is None:
+            hold = Hold(
+                lasts=False, freeze_seq=words[page.RELEASE_SEQ], pmi_seq=words[page.PMI_ACK]
+            )
+        vpmu.held = hold.lasts
+        self._freeze_seq = hold.freeze_seq
+        self._pmi_seq = hold.pmi_seq
         self._status_mask = vpmu.cpuid.counters
         self._acked = words[page.ACKED] & self._status_mask
         self._ovf_ctrl = words[page.OVF_CTRL]
@@ -110,8 +122,10 @@ class HostPage:
         self._restore = 0
         self._reject_reason = 0
         self._seq = words[page.SEQ] & ~1
-        self._pmi_seq = words[page.PMI_ACK]
         self.freeze = bool(features & page.FEATURE_FREEZE)
+        self._lvtpc_auto = bool(features & page.FEATURE_LVTPC_AUTO)
+        self._lvtpc_changed = False
+        self._acked_next: int | None = None
         self.dirty = True
         self._stale = True
         self._written: tuple[int, int] | None = None
@@ -131,6 +145,11 @@ class HostPage:
             # status; only a broken guest does that, and only to itself.
             self._vpmu.global_status ^= cleared
             self._acked = acked
+
+    @property
+    def hold(self) -> Hold:
+        """What a restore needs to go on."""
+        return Hold(lasts=self._vpmu.held, freeze_seq=self._freeze_seq, pmi_seq=self._pmi_seq)
 
     def freeze_now(self) -> None:
         """Stop counting at the entry that injects a PMI's NMI."""
@@ -156,6 +175,17 @@ class HostPage:
             self.dirty = True
             self._written = offset, value
 
+    def status_written(self) -> None:
+        """GLOBAL_STATUS was written from outside: an OVF_CTRL write under way starts again."""
+        self.dirty = True
+        self._acked_next = self._words[page.ACKED] + page.ACK_COUNT_ONE & U64_MASK
+
+    def commit(self) -> None:
+        """A write that made counters live in FROZEN was accepted: clear a delivery's LVTPC mask."""
+        if self._lvtpc_auto and self._delivery.masked_here:
+            self._delivery.unmask()
+            self.registers_changed()
+
     def end_hold(self) -> None:
         """A trapped GLOBAL_CTRL write ended the hold: the guest's count says so too from now on.
 
@@ -168,14 +198,23 @@ class HostPage:
         self._pmi_seq = self._pmi_seq + 1 & U64_MASK
         self.dirty = True
 
-    def import_lvtpc(self) -> None:
-        """Take LVTPC alone from the page (PMI delivery while FROZEN)."""
-        if not self.running:
-            value = self._words[page.LVTPC]
-            if not value & self._vpmu.cpuid.lvtpc_reserved:
-                # What was taken counts as seen: a later store of the old value is a change.
-                self._published[_LVTPC] = value & self._vpmu.cpuid.lvtpc_kept
-                self._delivery.lvtpc = self._published[_LVTPC]
+    def deliver(self) -> None:
+        """Deliver a PMI by the LVTPC that the guest sees, which in FROZEN is the page's."""
+        delivery = self._delivery
+        if self.running:
+            delivery.deliver()
+            if delivery.masks:
+                self.registers_changed()
+            return
+        value = self._words[page.LVTPC]
+        if value != self._published[_LVTPC] and not value & _lvtpc_refused(self._vpmu.cpuid):
+            # What was taken counts as seen: a later store of the old value is a change.
+            self._published[_LVTPC] = value
+            delivery.write_lvtpc(value)
+        before = delivery.lvtpc
+        delivery.deliver()
+        if delivery.lvtpc != before:
+            self.dirty = self._lvtpc_changed = True
 
     def import_words(self) -> bool:
         """Copy the page once, validate the copy, apply it without starting anything.
@@ -226,6 +265,12 @@ class HostPage:
                 if turn is not None and self._restore >> turn.offset & 1:
                     words[TURN_FIRST + turn.offset] = self._published[turn.offset]
             self._restore = 0
+        if self._lvtpc_changed:
+            words[page.LVTPC] = self._published[_LVTPC] = self._delivery.lvtpc
+            self._lvtpc_changed = False
+        if self._acked_next is not None:
+            words[page.ACKED] = self._acked_next
+            self._acked_next = None
         running = self.running
         self._store_host(running=running)
         self._owns_turns = running
@@ -237,9 +282,9 @@ class HostPage:
         self.dirty = False
 
     def detach(self) -> None:
-        """Take the page out of use: the ready word is zeroed first; OVF_CTRL is taken along."""
+        """Take the page out of use: the ready word, then the generation becomes invalid."""
         self._words[page.VERSION] = 0
-        self.take_ovf_ctrl()
+        self._words[page.GENERATION] = 0
         self._vpmu.held = False
 
     def take_ovf_ctrl(self) -> None:
@@ -302,12 +347,17 @@ class HostPage:
                     vpmu.in_use |= pmc.bit
             vpmu.store_fixed_ctr_ctrl(value)
         else:
-            self._delivery.lvtpc = value
+            self._delivery.write_lvtpc(value)
 
 
 def _differing(new: list[int], old: list[int]) -> Iterator[int]:
     """Positions, ascending, at which two lists of one length differ."""
     return compress(count(), map(ne, new, old))
+
+
+def _lvtpc_refused(cpuid: PmuCpuid) -> int:
+    """LVTPC bits that #GP, and those that the APIC drops: the page holds neither."""
+    return (cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept) & U64_MASK
 
 
 def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:
@@ -319,11 +369,10 @@ def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:
         offset = page.WORD_OF[address] - TURN_FIRST
         return _TurnWord(offset, pmc, address, refused, reason)
 
-    lvtpc_refused = cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept
     turns = [
         word(Role.GLOBAL_CTRL, cpuid.global_ctrl_reserved, Reject.RESERVED_BITS),
         word(Role.FIXED_CTR_CTRL, cpuid.fixed_ctrl_reserved, Reject.RESERVED_BITS),
-        word(Role.LVTPC, lvtpc_refused, Reject.RESERVED_BITS),
+        word(Role.LVTPC, _lvtpc_refused(cpuid), Reject.RESERVED_BITS),
     ]
     for pmc in vpmu.gp:
         turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
@@ -346,7 +395,7 @@ def _header(vpmu: Vpmu, features: int, generation: int) -> list[tuple[int, int]]
         (page.FIXED_CTRL_RESERVED, cpuid.fixed_ctrl_reserved),
         (page.GLOBAL_CTRL_RESERVED, cpuid.global_ctrl_reserved),
         (page.OVF_CTRL_RESERVED, cpuid.ovf_ctrl_reserved),
-        (page.LVTPC_DROPPED, (cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept) & U64_MASK),
+        (page.LVTPC_DROPPED, _lvtpc_refused(cpuid)),
         (page.GP_MASK, cpuid.gp_mask),
         (page.FIXED_MASK, cpuid.fixed_mask),
         (page.STATUS_MASK, cpuid.counters),

@@ -16,9 +16,8 @@ from pvpmu.host.pmi import (
     REQUEST_PMU,
     PmiCounts,
     PmiDelivery,
-    deliverable,
 )
-from pvpmu.host.pvpage import HostPage, Registration
+from pvpmu.host.pvpage import Hold, HostPage, next_generation
 from pvpmu.host.stats import KIND_BITS, KIND_MASK, HostStats
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import cpuid as leaf_a
@@ -28,6 +27,9 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.profile import KVM_5_14, Profile
+from pvpmu.shared.registration import Registration, Request, check, versions_leaf
+from pvpmu.shared.units import MsrAddress
 
 # Plain ints, and names of this module: an IntEnum member, or a look-up in another module, costs
 # as much as the rest of a short exit.
@@ -54,15 +56,25 @@ class HostVcpu:
     """The host side of one vCPU.
 
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
+    ``on_call``: serves CONTROL's CALL and returns whether it could; None: #GP (no test port).
+    ``dirty_frames``: guest-physical page numbers stored to since somebody last cleared the set.
     """
 
     def __init__(
-        self, slot: memoryview[int], memory: memoryview[int], design: Design, cpuid: PmuCpuid
+        self,
+        slot: memoryview[int],
+        memory: memoryview[int],
+        design: Design,
+        cpuid: PmuCpuid,
+        profile: Profile = KVM_5_14,
     ) -> None:
         self._slot = slot
         self._memory = memory
         self._design = design
+        self.profile = profile
         self.cpuid = cpuid
+        self.on_call: Callable[[], bool] | None = None
+        self.dirty_frames: set[int] = set()
         self.result: HostStats | None = None
         self._live_version = 0
         self._generation = 0
@@ -76,19 +88,18 @@ class HostVcpu:
             int(ExitReason.HLT): self._nothing,
             int(ExitReason.CPUID): self._cpuid,
         }
-        self.reset()
+        self.power_on()
 
-    def reset(self) -> None:
-        """Power-on: a new vPMU, nothing pending; a registered page is given back, not ready."""
+    def power_on(self) -> None:
+        """A new vPMU, nothing pending; a registered page is given back, not ready (RESET)."""
         if self.page is not None:
-            self.page.detach()
+            self._detach(self.page)
         self.hardware = PhysicalPmu(version=self._live_version + 1)
         self.perf = PerfContext(self.hardware)
-        self.delivery = PmiDelivery()
+        self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = Vpmu(self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused)
-        self.page = None
         self.stats = HostStats(self.delivery.counts)
-        self._pv_page = 0
+        self.pv_page = 0
         self._pv_status = Registration.NONE
         self._readers = self.vpmu.readers | self._pv_readers()
         self._writers = self.vpmu.writers | self._pv_writers()
@@ -121,6 +132,7 @@ class HostVcpu:
             flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
         if self.page is not None and self.page.dirty:
             self.page.publish()
+            self.dirty_frames.add(self.page.frame)
         if self.hardware.version != self._live_version:
             self._publish_live()
         slot[_REPLY] = flags
@@ -135,31 +147,63 @@ class HostVcpu:
             self._retire(request, in_guest=False)
             if self.page is not None:
                 self.page.dirty = True
-        known = reason in (ExitReason.FLOOR, ExitReason.CONTROL)
-        self._slot[exits.REPLY] = 0 if known else exits.FAULT_GP
-        if reason == ExitReason.CONTROL:
-            self._control(self._slot[exits.VALUE])
+        known = reason == _FLOOR or (
+            reason == ExitReason.CONTROL and self._control(self._slot[_VALUE])
+        )
+        self._slot[_REPLY] = 0 if known else _FAULT_GP
         if self.page is not None and self.page.dirty:
             self.page.publish()
+            self.dirty_frames.add(self.page.frame)
         if self.hardware.version != self._live_version:
             self._publish_live()
         return reason
 
-    def _control(self, control: int) -> None:
+    def _control(self, control: int) -> bool:
         if control == Control.RESET:
-            self.reset()
-        elif control == Control.START:
+            self.power_on()
+        elif control == Control.CALL:
+            return self.on_call is not None and self.on_call()
+        elif control in (Control.START, Control.STOP):
+            if control == Control.STOP:
+                self.stats.undelivered = self.delivery.undelivered
+                self.result = self.stats
             self.delivery.counts = PmiCounts()
             self.stats = HostStats(self.delivery.counts)
-        elif control == Control.STOP:
-            self.stats.undelivered = self.delivery.undelivered
-            self.result = self.stats
-            self.delivery.counts = PmiCounts()
-            self.stats = HostStats(self.delivery.counts)
+        else:
+            return False
+        return True
+
+    # What a VMM asks for while the vCPU is stopped: each acts on what the guest sees --------------
+
+    def import_page(self) -> None:
+        """Take what the guest may have stored (rule IMP-1)."""
+        if self.page is not None:
+            self._import(self.page)
+
+    def get_msr(self, address: MsrAddress) -> int | None:
+        """KVM_GET_MSRS: 64 bits, None for an MSR that cannot be read."""
+        self.import_page()
+        reader = self._readers.get(address)
+        return reader() if reader is not None else None
 
     def queue_nmi(self) -> None:
         """Queue an NMI that is no PMI (a watchdog's, an IPI's)."""
         self.delivery.queue_nmi(pmi=False)
+
+    def init(self) -> None:
+        """INIT: the registration ends, the APIC's LVTPC is masked, waiting NMIs are dropped.
+
+        The PMU's own registers stay. Source: SDM vol. 3A, table "IA-32 and Intel 64 Processor
+        States Following Power-up, Reset, or INIT"; ``kvm_vcpu_reset``, ``kvm_lapic_reset``.
+        """
+        self.end_registration()
+        self._pv_status = Registration.NONE
+        self.delivery.reset()
+
+    def preempt(self) -> None:
+        """The vCPU was scheduled out and in again: lazy release of unused events."""
+        self.import_page()
+        self.vpmu.cleanup()
 
     # Exit handlers: reply flags ---------------------------------------------------------------
 
@@ -217,6 +261,8 @@ class HostVcpu:
         if held and not self.vpmu.held:
             page_half.end_hold()
         if page_half.running:
+            if not was_running:
+                page_half.commit()
             self.vpmu.start_paused()
         return True
 
@@ -228,56 +274,74 @@ class HostVcpu:
             eax = exits.LEAF_FEATURES
             ebx, ecx, edx = exits.SIGNATURE
         elif leaf == exits.LEAF_FEATURES and self._design.page:
-            eax, ebx = page.PAGE_VERSION, self._offered
+            eax, ebx = versions_leaf(), self.offered
             ecx, edx = msr.PV_PAGE, page.PAGE_SIZE
         self._slot[exits.RESULT] = eax | ebx << 32
         self._slot[exits.RESULT_HIGH] = ecx | edx << 32
         return 0
 
     @property
-    def _offered(self) -> int:
-        return page.FEATURE_FREEZE if self._design.freeze else 0
+    def offered(self) -> int:
+        """Features that a guest may ask for."""
+        if not self._design.page:
+            return 0
+        freeze = page.FEATURE_FREEZE if self._design.freeze else 0
+        # Where delivery does not mask, there is nothing to unmask.
+        auto = self._design.lvtpc_auto and self.profile.lvtpc_masked
+        return freeze | (page.FEATURE_LVTPC_AUTO if auto else 0)
 
     def _pv_readers(self) -> dict[int, Callable[[], int]]:
         if not self._design.page:
             return {}
-        return {msr.PV_PAGE: lambda: self._pv_page, msr.PV_STATUS: lambda: int(self._pv_status)}
+        return {msr.PV_PAGE: lambda: self.pv_page, msr.PV_STATUS: lambda: int(self._pv_status)}
 
     def _pv_writers(self) -> dict[int, Callable[[int], bool]]:
         return {msr.PV_PAGE: self._write_pv_page} if self._design.page else {}
 
     def _write_pv_page(self, value: int) -> bool:
         """Register or unregister the page; a refusal leaves a code and everything trapping."""
+        self.end_registration()
+        request = Request.decode(value)
+        if request is None:
+            self._pv_status = Registration.NONE
+            return True
+        self._pv_status = check(request, memory_bytes=len(self._memory) * 8, offered=self.offered)
+        if self._pv_status is Registration.OK:
+            self.register(request)
+        return True
+
+    def register(self, request: Request, hold: Hold | None = None) -> HostPage:
+        """Take the page that a checked request names into use, under a new generation."""
+        first = request.address // 8
+        words = self._memory[first : first + page.PAGE_SIZE // 8]
+        self._generation = next_generation(self._generation, words[page.GENERATION])
+        self.page = HostPage(
+            words,
+            self.vpmu,
+            self.delivery,
+            frame=request.address // page.PAGE_SIZE,
+            features=request.features,
+            generation=self._generation,
+            hold=hold,
+        )
+        self.pv_page = request.encode()
+        self._pv_status = Registration.OK
+        return self.page
+
+    def end_registration(self) -> None:
+        """Give the page up, with what it holds; what is live counts on by the trap path."""
         if self.page is not None:
             self._import(self.page)
             was_held = self.vpmu.held
-            self.page.detach()
-            self.page = None
+            self._detach(self.page)
             if was_held:
                 self.vpmu.start_paused()
-        self._pv_page = 0
-        self._pv_status = Registration.NONE
-        if not value & page.PAGE_ENABLE:
-            return True
-        address = value & ~(page.PAGE_SIZE - 1)
-        wanted = value & (page.PAGE_SIZE - 1) & ~page.PAGE_ENABLE
-        if address + page.PAGE_SIZE > len(self._memory) * 8:
-            self._pv_status = Registration.OUTSIDE_MEMORY
-        elif wanted & ~self._offered:
-            self._pv_status = Registration.UNKNOWN_FEATURE
-        else:
-            self._generation += 1
-            first = address // 8
-            self.page = HostPage(
-                self._memory[first : first + page.PAGE_SIZE // 8],
-                self.vpmu,
-                self.delivery,
-                features=wanted,
-                generation=self._generation,
-            )
-            self._pv_page = value
-            self._pv_status = Registration.OK
-        return True
+
+    def _detach(self, page_half: HostPage) -> None:
+        page_half.detach()
+        self.dirty_frames.add(page_half.frame)
+        self.page = None
+        self.pv_page = 0
 
     # VM-entry ---------------------------------------------------------------------------------
 
@@ -312,8 +376,9 @@ class HostVcpu:
 
     def _deliver_pmi(self) -> None:
         if self.page is not None:
-            self.page.import_lvtpc()
-        self.delivery.deliver()
+            self.page.deliver()
+        else:
+            self.delivery.deliver()
 
     def _about_to_freeze(self) -> bool:
         page_half = self.page
@@ -321,7 +386,7 @@ class HostVcpu:
             page_half is not None
             and page_half.freeze
             and page_half.running
-            and deliverable(self.delivery.lvtpc)
+            and self.delivery.freezes
             and self.delivery.next_is_pmi()
         )
 
@@ -336,7 +401,7 @@ class HostVcpu:
         if page_half is None:
             return
         page_half.note_pmi()
-        if page_half.freeze and page_half.running and deliverable(self.delivery.lvtpc):
+        if page_half.freeze and page_half.running and self.delivery.freezes:
             page_half.freeze_now()
 
     def _publish_live(self) -> None:

@@ -207,7 +207,7 @@ class Vpmu:
     def _write_lvtpc(self, value: int) -> bool:
         if value & self._lvtpc_reserved:
             return False
-        self._delivery.lvtpc = value & self.cpuid.lvtpc_kept
+        self._delivery.write_lvtpc(value & self.cpuid.lvtpc_kept)
         return True
 
     # Building blocks, named as in pmu.c --------------------------------------------------------

@@ -17,7 +17,8 @@ class Design:
 
     ``is_paused``: KVM skips perf calls on paused counters (after the 2021 patch). ``page``: the
     host offers the per-vCPU page. ``freeze``: it also offers to stop counting at the entry that
-    injects a PMI. ``equivalent``: at zero skid and latency it must give the same samples as the
+    injects a PMI. ``lvtpc_auto``: where delivery masks LVTPC, it offers to unmask at the COMMIT.
+    ``equivalent``: at zero skid and latency it must give the same samples as the
     other equivalent designs.
     """
 
@@ -26,11 +27,13 @@ class Design:
     is_paused: bool
     page: bool
     freeze: bool = False
+    lvtpc_auto: bool = False
     equivalent: bool = True
 
     def __post_init__(self) -> None:
-        if self.freeze and not self.page:
-            raise ValueError("freeze needs page = true")
+        for feature in ("freeze", "lvtpc_auto"):
+            if getattr(self, feature) and not self.page:
+                raise ValueError(f"{feature} needs page = true")
 
 
 def design_names() -> list[str]:

@@ -39,6 +39,8 @@ class Control(enum.IntEnum):
     """Statistics start at 0 here."""
     STOP = 2
     """Statistics end here; what follows is not counted."""
+    CALL = 3
+    """Do what the test port's area says, as a VMM's ioctl would; #GP without a test port."""
 
 
 REASON_MASK = 0xFF
@@ -89,6 +91,6 @@ LIVE_AT = SLOT.word(
 LEAF_SIGNATURE = 0x4000_0100
 """CPUID-style leaf that announces the page: EAX highest leaf, EBX ECX EDX the signature."""
 LEAF_FEATURES = 0x4000_0101
-"""EAX page version, EBX offered features, ECX MSR_PVPMU_PAGE's address, EDX page size."""
+"""EAX page versions, EBX offered features, ECX MSR_PVPMU_PAGE's address, EDX page size."""
 _SIGNATURE_TEXT = b"PVPMUPVPMUPV"
 SIGNATURE = tuple(int.from_bytes(_SIGNATURE_TEXT[i : i + 4], "little") for i in (0, 4, 8))

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Protocol
 
 from pvpmu.shared.cpuid import MAX_FIXED, MAX_GP
@@ -30,11 +31,15 @@ FEATURES_OPTIONAL = 0x1E
 FEATURES_REQUIRED = 0xE0
 """Bits of the required class: an offered one must be accepted, or registration is refused."""
 
-FEATURES_KNOWN = FEATURE_FREEZE
-PAGE_ENABLE = 1 << 0
-"""MSR_PVPMU_PAGE bit 0: register; clear: unregister."""
-PAGE_VERSION_SHIFT = 8
-"""MSR_PVPMU_PAGE bits 11:8: the page version that the guest wants."""
+FEATURES_KNOWN = FEATURE_FREEZE | FEATURE_LVTPC_AUTO
+
+
+class Reject(enum.IntEnum):
+    """Why a page word was refused: bits 31:0 of reject_reason. Append only."""
+
+    RESERVED_BITS = 1
+    BEYOND_WIDTH = 2
+
 
 PAGE = Layout("pvpmu_page", PAGE_SIZE)
 

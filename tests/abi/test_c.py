@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from pvpmu.abi.c import c_header
-from pvpmu.host.pvpage import Registration, Reject
 from pvpmu.shared import exits, memory, page
 from pvpmu.shared.control import RefusalCode
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.layout import Layout
+from pvpmu.shared.page import Reject
 from pvpmu.shared.registers import REGISTERS
+from pvpmu.shared.registration import Registration
 
 COMMITTED = Path(__file__).parents[2] / "include" / "pvpmu.h"
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pvpmu.host.pvpage import Registration, Reject
-from pvpmu.shared import exits, memory, page
+from pvpmu.shared import exits, memory, page, registration
 from pvpmu.shared.control import RefusalCode
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.layout import Layout
+from pvpmu.shared.page import Reject
+from pvpmu.shared.registration import Registration
 
 PAGE = """
 version 0x0 8 host
@@ -95,7 +96,7 @@ def test_codes_keep_their_numbers(codes: type, pinned: str) -> None:
 
 @pytest.mark.rule("VER-4")
 def test_feature_bits_and_exit_reasons_keep_their_numbers() -> None:
-    assert (page.PAGE_ENABLE, page.PAGE_VERSION_SHIFT) == (1, 8)
+    assert (registration.ENABLE, registration.VERSION_SHIFT) == (1, 8)
     assert (page.FEATURE_FREEZE, page.FEATURE_LVTPC_AUTO, page.FEATURE_POLLING) == (2, 4, 8)
     assert (page.FEATURES_OPTIONAL, page.FEATURES_REQUIRED) == (0x1E, 0xE0)
     assert (ExitReason.FLOOR, ExitReason.CONTROL) == (0x80, 0x81)

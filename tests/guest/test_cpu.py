@@ -238,7 +238,15 @@ def test_a_stray_pmi_is_flagged() -> None:
 class FakeLeaves:
     """A host that answers CPUID from a table and publishes a page when told to."""
 
-    def __init__(self, *, signature: bool, version: int = page.PAGE_VERSION, ready: bool) -> None:
+    def __init__(
+        self,
+        *,
+        signature: bool,
+        ready: bool,
+        versions: int = 0x101,
+        offered: int = 0x1A,
+        size: int = PAGE_SIZE,
+    ) -> None:
         self.host = FakeHost()
         self.host.answer = self._answer
         self.memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
@@ -248,7 +256,7 @@ class FakeLeaves:
         self.leaves = {0xA: (eax, ebx, ecx, edx)}
         if signature:
             self.leaves[exits.LEAF_SIGNATURE] = (exits.LEAF_FEATURES, *exits.SIGNATURE)
-            self.leaves[exits.LEAF_FEATURES] = (version, 0xF02, 0x5056_5000, 4096)
+            self.leaves[exits.LEAF_FEATURES] = (versions, offered, 0x5056_6000, size)
 
     def _answer(self) -> None:
         slot = self.host.slot
@@ -282,9 +290,14 @@ def test_without_the_leaf_nothing_is_written_and_everything_traps() -> None:
     assert _seam_traps(leaves)
 
 
-@pytest.mark.rule("DSC-6")
-def test_an_unknown_page_version_is_not_registered() -> None:
-    leaves = FakeLeaves(signature=True, version=page.PAGE_VERSION + 1, ready=True)
+@pytest.mark.rule("DSC-6", "FEA-1")
+@pytest.mark.parametrize(
+    "changes", [{"versions": 0x302}, {"versions": 0}, {"size": 8192}, {"offered": 0x42}]
+)
+def test_another_version_or_size_or_an_unknown_required_feature_is_not_registered(
+    changes: dict[str, int],
+) -> None:
+    leaves = FakeLeaves(signature=True, ready=True, **changes)
     assert not leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
     assert leaves.registered == []
     assert _seam_traps(leaves)
@@ -302,14 +315,44 @@ def test_a_refused_page_leaves_everything_trapping() -> None:
 def test_only_known_features_are_asked_for_with_the_address() -> None:
     leaves = FakeLeaves(signature=True, ready=True)
     assert leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
-    # Of the offered 0xf02 only FREEZE (bit 1) is known; bit 0 enables.
-    assert leaves.registered == [(0x5056_5000, PAGE_SIZE | 0b11)]
+    # Of the offered 0x1a only FREEZE (bit 1) is known; version 1, and bit 0 enables.
+    assert leaves.registered == [(0x5056_6000, PAGE_SIZE | 0x103)]
     assert not _seam_traps(leaves)
+
+
+@pytest.mark.rule("DSC-5")
+def test_the_address_of_the_register_comes_from_the_leaf() -> None:
+    leaves = FakeLeaves(signature=True, ready=True)
+    assert leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
+    leaves.host.vcpu.unregister_page()
+    assert [address for address, _ in leaves.registered] == [0x5056_6000] * 2
+
+
+@pytest.mark.rule("FEA-1")
+def test_an_optional_feature_can_be_left_out() -> None:
+    leaves = FakeLeaves(signature=True, ready=True)
+    assert leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE, features=0)
+    assert leaves.registered == [(0x5056_6000, PAGE_SIZE | 0x101)]
+
+
+@pytest.mark.rule("GEN-3", "GEN-4")
+@pytest.mark.parametrize(("generation", "traps"), [(0, True), (7, False)])
+def test_another_generation_is_a_loss_and_the_invalid_one_ends_the_use_of_the_page(
+    generation: int, traps: bool
+) -> None:
+    leaves = FakeLeaves(signature=True, ready=True)
+    words = leaves.memory[PAGE_SIZE // 8 :]
+    words[page.GENERATION] = 5
+    vcpu = leaves.host.vcpu
+    assert vcpu.register_page(leaves.memory, PAGE_SIZE)
+    words[page.GENERATION] = generation
+    vcpu.exit(ExitReason.HLT)
+    assert (vcpu.seam.losses, _seam_traps(leaves)) == (1, traps)
 
 
 def test_unregistering_writes_zero_and_traps_again() -> None:
     leaves = FakeLeaves(signature=True, ready=True)
     leaves.host.vcpu.register_page(leaves.memory, PAGE_SIZE)
     leaves.host.vcpu.unregister_page()
-    assert leaves.registered[-1] == (0x5056_5000, 0)
+    assert leaves.registered[-1] == (0x5056_6000, 0)
     assert _seam_traps(leaves)

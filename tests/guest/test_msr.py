@@ -100,7 +100,7 @@ def test_without_a_page_every_access_exits(trapped: Joined) -> None:
 @pytest.mark.rule("ACC-1")
 def test_while_frozen_no_valid_access_exits(paged: Joined) -> None:
     seam = paged.seam
-    for address in (*CONTROLS, *COUNTERS, 0x38E, 0x390):
+    for address in (*CONTROLS, *COUNTERS, 0x38E):
         assert paged.exits_of(lambda at=address: seam.rdmsr(at)) == 0
     for address in (*CONTROLS, *COUNTERS, 0x390):
         assert paged.exits_of(lambda at=address: seam.wrmsr(at, 1)) == 0
@@ -151,12 +151,25 @@ def test_lvtpc_bits_that_the_apic_drops_exit_and_do_not_fault(paged: Joined) -> 
 def test_while_running_control_reads_stay_and_live_counter_reads_exit(paged: Joined) -> None:
     paged.run()
     seam = paged.seam
-    for address in (*CONTROLS, 0x38E, 0x390, 0x4C2, 0x309):
+    for address in (*CONTROLS, 0x38E, 0x4C2, 0x309):
         assert paged.exits_of(lambda at=address: seam.rdmsr(at)) == 0
     for address in (0xC1, 0x4C1):
         assert paged.exits_of(lambda at=address: seam.rdmsr(at)) == 1
     assert paged.exits_of(lambda: seam.rdpmc(0)) == 1
     assert paged.exits_of(lambda: seam.rdpmc(1)) == 0
+
+
+@pytest.mark.rule("ACC-11")
+@pytest.mark.parametrize("running", [False, True])
+def test_ovf_ctrl_is_read_by_an_exit_that_knows_the_last_write(
+    paged: Joined, running: bool
+) -> None:
+    if running:
+        paged.run()
+    paged.seam.wrmsr(0x390, 1 << 63 | 1)
+    got: list[int] = []
+    assert paged.exits_of(lambda: got.append(paged.seam.rdmsr(0x390))) == 1
+    assert got == [1 << 63 | 1]
 
 
 @pytest.mark.rule("ACC-7")

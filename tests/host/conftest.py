@@ -16,6 +16,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.registration import Request
 from pvpmu.shared.tally import TALLY_WORDS, locks
 
 BRANCHES_EVTSEL = 0x0053_00C4
@@ -270,7 +271,8 @@ class Machine:
     def register(self, *, number: int = 0, features: int = page.FEATURE_FREEZE) -> memoryview:
         """Register page ``number``; returns the guest's window of it."""
         address = number * page.PAGE_SIZE
-        assert self.write(msr.PV_PAGE, address | features | page.PAGE_ENABLE) == 0
+        request = Request(address=address, version=page.PAGE_VERSION, features=features)
+        assert self.write(msr.PV_PAGE, request.encode()) == 0
         assert self.read(msr.PV_STATUS) == 1
         return self.memory[number * PAGE_WORDS : (number + 1) * PAGE_WORDS]
 

@@ -14,6 +14,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.layout import Owner
 from pvpmu.shared.registers import REGISTERS
+from pvpmu.shared.registration import Request
 
 New = Callable[..., Any]
 EXITS = 2000
@@ -36,7 +37,7 @@ REASONS = [reason for reason in ExitReason if reason < ExitReason.FLOOR]
 VALUES = [
     0, 1, 5, U64, 1 << 48, (1 << 48) - 1, (1 << 48) - 3, 1 << 63, 0x5300C4, 0x53412E, 0x5377C4,
     0x1300C4, 0xBB, 0xBBB, 0xBF, 0x400, 0x10400, 0x7_0000_00FF, 0x3_0000_0003, 1 << 32, 0x1001,
-    0x1003, 0x3003, 0x4001, 3,
+    0x1103, 0x3003, 0x4101, 3,
 ]  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def send(rng: random.Random, machine: Any) -> None:
         address = rng.choice((0, 1, 1 << 30, 1 << 31, 9, address))
     if rng.random() < 0.03:
         reason, address = ExitReason.MSR_WRITE, msr.PV_PAGE
-        value = rng.choice((0, 1, 2, 3)) << 12 | 3
+        value = rng.choice((0, 1, 2, 3)) << 12 | 0x103
     if rng.random() < 0.1:
         reason, address, value = ExitReason.MSR_WRITE, msr.GLOBAL_CTRL, rng.choice((0, 3, ALL_ON))
     if rng.random() < 0.02:
@@ -101,10 +102,10 @@ def test_random_exits_and_a_random_page_never_raise_and_only_the_hosts_words_cha
         scribble(rng, memory[rng.randrange(4) * PAGE_WORDS :][:PAGE_WORDS])
         if rng.random() < 0.01:
             machine.host.queue_nmi()
-        was = machine.host._pv_page
+        was = machine.host.pv_page
         before, slot_before = memory.tolist(), slot.tolist()
         send(rng, machine)
-        now = machine.host._pv_page
+        now = machine.host.pv_page
         pages = {value >> 12 for value in (was, now) if value & 1}
         pages_seen |= pages
         if now & 1:
@@ -196,7 +197,7 @@ def test_a_vcpu_and_its_page_know_nothing_of_what_another_does_with_its_own(
     quiet.run_four()
     window = quiet.register(number=3)
     loud.run_four()
-    loud.write(msr.PV_PAGE, page.FEATURE_FREEZE | page.PAGE_ENABLE)
+    loud.write(msr.PV_PAGE, Request(address=0, version=1, features=page.FEATURE_FREEZE).encode())
     before, live = window.tolist(), quiet.host.vpmu.live
     for _ in range(EXITS // 4):
         scribble(rng, quiet.memory[:PAGE_WORDS])

@@ -195,10 +195,10 @@ def test_lvtpc_taken_at_delivery_counts_as_seen(new_bench: New, new_traced_words
     bench.write(msr.GLOBAL_CTRL, 0)
     bench.write(msr.LVTPC, NMI_MODE)
     words = new_traced_words(memoryview(bytearray(4096)).cast("Q"))
-    half = HostPage(words, bench.vpmu, bench.delivery, features=0, generation=1)
+    half = HostPage(words, bench.vpmu, bench.delivery, frame=0, features=0, generation=1)
     half.publish()
     words.window[page.LVTPC] = NMI_MODE | MASKED
-    half.import_lvtpc()
+    half.deliver()
     assert bench.delivery.lvtpc == NMI_MODE | MASKED
     words.window[page.LVTPC] = NMI_MODE
     assert half.import_words()

@@ -15,6 +15,7 @@ ALL_ON, FOUR = 0x7_0000_00FF, 0x3_0000_0003
 START = (1 << 48) - 1000
 FREEZE = page.FEATURE_FREEZE
 U64 = (1 << 64) - 1
+V1 = page.PAGE_VERSION << 8
 
 
 @pytest.mark.rule("FEA-2", "FRE-1", "REG-7", "VER-2")
@@ -94,16 +95,20 @@ def test_the_ready_word_is_stored_after_every_word_it_announces(new_machine: New
     assert {page.SIZE, page.LIVE, page.GLOBAL_CTRL, page.PMC} <= set(stores[:-2])
 
 
-@pytest.mark.rule("REG-1", "REG-4", "SEC-1")
+@pytest.mark.rule("REG-1", "REG-3", "REG-4", "SEC-1")
 @pytest.mark.parametrize(
     ("value", "code"),
     [
-        (4 * 4096 | 1, 2),
-        (U64 & ~0xFFF | 1, 2),
-        (1 << 4 | 1, 3),
-        (FREEZE | 1 << 11 | 1, 3),
+        (4 * 4096 | V1 | 1, 2),
+        (U64 & ~0xFFF | V1 | 1, 2),
+        # The first check that fails names the code.
+        (4 * 4096 | 1 << 4 | 1, 2),
+        (1, 5),
+        (0xF00 | 1 << 4 | 1, 5),
+        (1 << 4 | V1 | 1, 3),
+        (FREEZE | 1 << 7 | V1 | 1, 3),
         (0, 0),
-        (4096 | FREEZE, 0),
+        (4096 | V1 | FREEZE, 0),
     ],
 )
 def test_a_refused_or_empty_registration_leaves_a_code_and_everything_traps(
@@ -120,9 +125,9 @@ def test_a_refused_or_empty_registration_leaves_a_code_and_everything_traps(
 
 def test_freeze_that_the_design_does_not_offer_is_an_unknown_feature(new_machine: New) -> None:
     machine = new_machine(freeze=False)
-    machine.write(msr.PV_PAGE, FREEZE | 1)
+    machine.write(msr.PV_PAGE, FREEZE | V1 | 1)
     assert machine.read(msr.PV_STATUS) == 3
-    machine.write(msr.PV_PAGE, 1)
+    machine.write(msr.PV_PAGE, V1 | 1)
     assert machine.read(msr.PV_STATUS) == 1
 
 
@@ -131,7 +136,7 @@ def test_the_last_page_of_memory_can_be_registered(new_machine: New) -> None:
     machine = new_machine()
     words = machine.register(number=3)
     assert words[page.VERSION] == 1
-    assert machine.read(msr.PV_PAGE) == 3 * 4096 | FREEZE | 1
+    assert machine.read(msr.PV_PAGE) == 3 * 4096 | V1 | FREEZE | 1
 
 
 @pytest.mark.rule("REG-1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pvpmu.shared import page
+from pvpmu.shared import page, registration
 from pvpmu.shared.layout import LINE_BYTES, Owner
 from pvpmu.shared.registers import BY_ADDRESS, REGISTERS, Role
 
@@ -72,5 +72,5 @@ def test_status_its_clear_and_the_paravirtual_registers_have_no_turn_word() -> N
 
 
 def test_feature_bits_stay_clear_of_the_enable_bit_and_the_address() -> None:
-    assert page.FEATURES_KNOWN & (page.PAGE_ENABLE | ~0xFFF) == 0
+    assert page.FEATURES_KNOWN & (registration.ENABLE | ~0xFFF) == 0
     assert page.FEATURE_FREEZE & page.FEATURES_KNOWN
