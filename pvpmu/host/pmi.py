@@ -67,18 +67,18 @@ class PmiDelivery:
     @property
     def pmi_pending(self) -> bool:
         """Whether a PMI was raised and its NMI not yet injected."""
-        return (
-            bool(self.requests & REQUEST_PMI)
-            or self.irq_work
-            or True in self._queued
-            or True in self.pending
-        )
+        return bool(self.undelivered)
+
+    @property
+    def waiting(self) -> list[bool]:
+        """The NMIs not yet injected, in order, True for a PMI's."""
+        return self.pending + self._queued
 
     @property
     def undelivered(self) -> int:
         """PMIs raised and still on their way (neither delivered nor coalesced)."""
         requested = bool(self.requests & REQUEST_PMI) + self.irq_work
-        return requested + self._queued.count(True) + self.pending.count(True)
+        return requested + self.waiting.count(True)
 
     def raise_pmi(self, *, in_guest: bool) -> None:
         """KVM's overflow callback with INT: ask for a PMI, through irq_work outside the guest."""
@@ -133,7 +133,7 @@ class PmiDelivery:
 
     def next_is_pmi(self) -> bool:
         """Whether the next NMI to be injected is a PMI's."""
-        waiting = self.pending + self._queued
+        waiting = self.waiting
         return waiting[0] if waiting else self.pmi_pending
 
     def inject(self) -> bool:

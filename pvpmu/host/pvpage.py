@@ -287,6 +287,11 @@ class HostPage:
         self._words[page.GENERATION] = 0
         self._vpmu.held = False
 
+    def adopt_ovf_ctrl(self) -> None:
+        """Take OVF_CTRL as the page has it, whoever was told of it."""
+        if not self._ovf_ctrl & self._vpmu.cpuid.ovf_ctrl_reserved:
+            self._vpmu.ovf_ctrl = self._ovf_ctrl
+
     def take_ovf_ctrl(self) -> None:
         """Take OVF_CTRL if the guest has stored it since the last look."""
         value = self._words[page.OVF_CTRL]

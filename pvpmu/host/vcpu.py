@@ -77,7 +77,8 @@ class HostVcpu:
         self.dirty_frames: set[int] = set()
         self.result: HostStats | None = None
         self._live_version = 0
-        self._generation = 0
+        self.generation = 0
+        self.takeovers = 0
         self.page: HostPage | None = None
         self._handlers: dict[int, Callable[[int], int]] = {
             _MSR_READ: self._msr_read,
@@ -90,10 +91,15 @@ class HostVcpu:
         }
         self.power_on()
 
-    def power_on(self) -> None:
-        """A new vPMU, nothing pending; a registered page is given back, not ready (RESET)."""
+    def power_on(self, generation: int | None = None) -> None:
+        """A new vPMU, nothing pending; a registered page is given back, not ready (RESET).
+
+        ``generation``: the last one of this vCPU, where it lived on another host before.
+        """
         if self.page is not None:
             self._detach(self.page)
+        if generation is not None:
+            self.generation = generation
         self.hardware = PhysicalPmu(version=self._live_version + 1)
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
@@ -281,6 +287,11 @@ class HostVcpu:
         return 0
 
     @property
+    def memory_bytes(self) -> int:
+        """Size of the guest's memory."""
+        return len(self._memory) * 8
+
+    @property
     def offered(self) -> int:
         """Features that a guest may ask for."""
         if not self._design.page:
@@ -305,28 +316,40 @@ class HostVcpu:
         if request is None:
             self._pv_status = Registration.NONE
             return True
-        self._pv_status = check(request, memory_bytes=len(self._memory) * 8, offered=self.offered)
+        self._pv_status = check(request, memory_bytes=self.memory_bytes, offered=self.offered)
         if self._pv_status is Registration.OK:
             self.register(request)
         return True
 
     def register(self, request: Request, hold: Hold | None = None) -> HostPage:
         """Take the page that a checked request names into use, under a new generation."""
-        first = request.address // 8
-        words = self._memory[first : first + page.PAGE_SIZE // 8]
-        self._generation = next_generation(self._generation, words[page.GENERATION])
+        words = self._window(request)
+        self.generation = next_generation(self.generation, words[page.GENERATION])
         self.page = HostPage(
             words,
             self.vpmu,
             self.delivery,
             frame=request.address // page.PAGE_SIZE,
             features=request.features,
-            generation=self._generation,
+            generation=self.generation,
             hold=hold,
         )
         self.pv_page = request.encode()
         self._pv_status = Registration.OK
         return self.page
+
+    def disown(self, request: Request) -> None:
+        """Tell the guest of a page that this host does not serve: its words become invalid."""
+        if self.page is None and request.address + page.PAGE_SIZE <= self.memory_bytes:
+            words = self._window(request)
+            words[page.VERSION] = 0
+            words[page.GENERATION] = 0
+            self.dirty_frames.add(request.address // page.PAGE_SIZE)
+        self.end_registration()
+
+    def _window(self, request: Request) -> memoryview[int]:
+        first = request.address // 8
+        return self._memory[first : first + page.PAGE_SIZE // 8]
 
     def end_registration(self) -> None:
         """Give the page up, with what it holds; what is live counts on by the trap path."""

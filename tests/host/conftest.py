@@ -16,6 +16,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.profile import KVM_5_14, Profile
 from pvpmu.shared.registration import Request
 from pvpmu.shared.tally import TALLY_WORDS, locks
 
@@ -207,6 +208,7 @@ class Machine:
         freeze: bool = True,
         is_paused: bool = True,
         cpuid: PmuCpuid | None = None,
+        profile: Profile = KVM_5_14,
     ) -> None:
         self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self.memory = memoryview(bytearray(PAGES * page.PAGE_SIZE)).cast("Q")
@@ -217,8 +219,9 @@ class Machine:
             is_paused=is_paused,
             page=paged,
             freeze=paged and freeze,
+            lvtpc_auto=paged,
         )
-        self.host = HostVcpu(self.slot, self.traced, design, cpuid or PmuCpuid())  # type: ignore[arg-type]
+        self.host = HostVcpu(self.slot, self.traced, design, cpuid or PmuCpuid(), profile)  # type: ignore[arg-type]
 
     def exit(
         self,
