@@ -18,17 +18,14 @@ from dataclasses import dataclass
 from itertools import compress, count
 from operator import ne
 
-from pvpmu.host.pmc import Pmc
 from pvpmu.host.pmi import PmiDelivery
+from pvpmu.host.pvwords import TURN_COUNT, TurnWord, header_words, lvtpc_refused, turn_words
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import page
-from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.page import TURN_FIRST, Reject
+from pvpmu.shared.page import TURN_FIRST
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
-_TURN_COUNT = page.TURN_END - TURN_FIRST
 _GLOBAL_CTRL = page.GLOBAL_CTRL - TURN_FIRST
 _FIXED_CTR_CTRL = page.FIXED_CTR_CTRL - TURN_FIRST
 _LVTPC = page.LVTPC - TURN_FIRST
@@ -50,18 +47,6 @@ _HOST_WORDS = (
     page.REJECTED,
     page.REJECT_REASON,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _TurnWord:
-    """One turn word: where it is, whose it is, which values are refused and why."""
-
-    offset: int
-    """Index from TURN_FIRST."""
-    pmc: Pmc | None
-    address: int
-    refused: int
-    reason: Reject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +88,9 @@ class HostPage:
         self._words = words
         self._vpmu = vpmu
         self._delivery = delivery
-        self._turns = _turn_words(vpmu)
+        self._turns = turn_words(vpmu)
         # The guest's memory may hold anything: no 64-bit word equals -1, so all are stored once.
-        self._published = [-1] * _TURN_COUNT
+        self._published = [-1] * TURN_COUNT
         self._published_host = [-1] * len(_HOST_WORDS)
         if hold is None:
             hold = Hold(
@@ -129,7 +114,7 @@ class HostPage:
         self.dirty = True
         self._stale = True
         self._written: tuple[int, int] | None = None
-        self._header = _header(vpmu, features, generation)
+        self._header = header_words(vpmu, features, generation)
 
     @property
     def running(self) -> bool:
@@ -207,7 +192,7 @@ class HostPage:
                 self.registers_changed()
             return
         value = self._words[page.LVTPC]
-        if value != self._published[_LVTPC] and not value & _lvtpc_refused(self._vpmu.cpuid):
+        if value != self._published[_LVTPC] and not value & lvtpc_refused(self._vpmu.cpuid):
             # What was taken counts as seen: a later store of the old value is a change.
             self._published[_LVTPC] = value
             delivery.write_lvtpc(value)
@@ -335,7 +320,7 @@ class HostPage:
         values[_EVTSEL : _EVTSEL + len(vpmu.gp)] = [pmc.eventsel for pmc in vpmu.gp]
         return values
 
-    def _apply(self, turn: _TurnWord, value: int) -> None:
+    def _apply(self, turn: TurnWord, value: int) -> None:
         vpmu = self._vpmu
         pmc = turn.pmc
         if pmc is not None:
@@ -358,51 +343,3 @@ class HostPage:
 def _differing(new: list[int], old: list[int]) -> Iterator[int]:
     """Positions, ascending, at which two lists of one length differ."""
     return compress(count(), map(ne, new, old))
-
-
-def _lvtpc_refused(cpuid: PmuCpuid) -> int:
-    """LVTPC bits that #GP, and those that the APIC drops: the page holds neither."""
-    return (cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept) & U64_MASK
-
-
-def _turn_words(vpmu: Vpmu) -> list[_TurnWord | None]:
-    """By offset from TURN_FIRST; None where there is no register."""
-    cpuid = vpmu.cpuid
-
-    def word(role: Role, refused: int, reason: Reject, pmc: Pmc | None = None) -> _TurnWord:
-        address = msr.address_of(role, pmc.number if pmc else 0)
-        offset = page.WORD_OF[address] - TURN_FIRST
-        return _TurnWord(offset, pmc, address, refused, reason)
-
-    turns = [
-        word(Role.GLOBAL_CTRL, cpuid.global_ctrl_reserved, Reject.RESERVED_BITS),
-        word(Role.FIXED_CTR_CTRL, cpuid.fixed_ctrl_reserved, Reject.RESERVED_BITS),
-        word(Role.LVTPC, _lvtpc_refused(cpuid), Reject.RESERVED_BITS),
-    ]
-    for pmc in vpmu.gp:
-        turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
-        turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
-    turns += [word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc) for pmc in vpmu.fixed]
-    by_offset: list[_TurnWord | None] = [None] * _TURN_COUNT
-    for turn in turns:
-        by_offset[turn.offset] = turn
-    return by_offset
-
-
-def _header(vpmu: Vpmu, features: int, generation: int) -> list[tuple[int, int]]:
-    """Header words in store order: the ready word is last."""
-    cpuid = vpmu.cpuid
-    return [
-        (page.SIZE, page.PAGE.used),
-        (page.FEATURES, features),
-        (page.GENERATION, generation),
-        (page.EVTSEL_RESERVED, cpuid.evtsel_reserved),
-        (page.FIXED_CTRL_RESERVED, cpuid.fixed_ctrl_reserved),
-        (page.GLOBAL_CTRL_RESERVED, cpuid.global_ctrl_reserved),
-        (page.OVF_CTRL_RESERVED, cpuid.ovf_ctrl_reserved),
-        (page.LVTPC_DROPPED, _lvtpc_refused(cpuid)),
-        (page.GP_MASK, cpuid.gp_mask),
-        (page.FIXED_MASK, cpuid.fixed_mask),
-        (page.STATUS_MASK, cpuid.counters),
-        (page.VERSION, page.PAGE_VERSION),
-    ]
