@@ -62,7 +62,7 @@ def event_named(name: str, cpuid: PmuCpuid) -> Event:
     if event is None:
         raise UsageError(f"unknown event {name!r}; known: {', '.join(BY_NAME)}")
     has_fixed = event.fixed is not None and event.fixed < cpuid.fixed
-    if cpuid.unavailable >> event.kind & 1 or (event.fixed_only and not has_fixed):
+    if not cpuid.available(event.kind) or (event.fixed_only and not has_fixed):
         raise UsageError(
             f"event {name!r}: no counter of this PMU supports it "
             f"({cpuid.gp} GP, {cpuid.fixed} fixed, unavailable events {cpuid.unavailable:#x})"

@@ -42,6 +42,10 @@ class Role(enum.Enum):
     PV_STATUS = "paravirtual registration status"
 
 
+_GP_BANKS = (Role.PERFCTR, Role.PMC, Role.EVTSEL)
+_GLOBALS = (Role.FIXED_CTR_CTRL, Role.GLOBAL_STATUS, Role.GLOBAL_CTRL, Role.OVF_CTRL)
+
+
 @dataclass(frozen=True, slots=True)
 class Register:
     """One MSR.
@@ -69,12 +73,17 @@ class Register:
         return self.role not in (Role.PV_PAGE, Role.PV_STATUS)
 
     def exists(self, cpuid: PmuCpuid) -> bool:
-        """Whether a PMU of that shape has this register."""
-        if self.role in (Role.PERFCTR, Role.PMC, Role.EVTSEL):
-            return self.index < cpuid.gp
+        """Whether a PMU of that shape has this register: any access to another is #GP.
+
+        (But 0xC1, 0xC2, 0x186 and 0x187 where a profile tolerates them.) LVTPC is the APIC's.
+        """
+        if self.role in _GP_BANKS:
+            return self.index < cpuid.gp and (self.role is not Role.PMC or cpuid.full_width)
         if self.role is Role.FIXED_CTR:
             return self.index < cpuid.fixed
-        return True
+        if self.role in _GLOBALS:
+            return cpuid.has_globals
+        return self.role is not Role.CAPABILITIES or cpuid.pdcm
 
 
 def _nothing(_: PmuCpuid) -> int:
@@ -93,20 +102,20 @@ def _gp_registers() -> Iterator[Register]:
     for i in range(MAX_GP):
         yield Register(
             0xC1 + i, f"MSR_ARCH_PERFMON_PERFCTR{i}", f"MSR_P6_PERFCTR{i}", Role.PERFCTR, i,
-            Access.READ_WRITE, _nothing, "index at or above the number of GP counters; 0xC1 and "
-            "0xC2 are tolerated as P6 registers", "bits 31:0 sign-extended from bit 31, then cut "
+            Access.READ_WRITE, _nothing, "index at or above the number of GP counters (0xC1, "
+            "0xC2: only in strict-sdm)", "bits 31:0 sign-extended from bit 31, then cut "
             "to the GP width", f"IA32_PERFCTR{i}",
         )  # fmt: skip
         yield Register(
             0x4C1 + i, f"MSR_IA32_PMC{i}", f"MSR_IA32_PMC{i}", Role.PMC, i, Access.READ_WRITE,
-            _above_gp_width, "any bit at or above the GP width, or index at or above the number "
-            "of GP counters", "full GP width", f"IA32_A_PMC{i}",
+            _above_gp_width, "any bit at or above the GP width, index at or above the number of "
+            "GP counters, or no full-width writes", "full GP width", f"IA32_A_PMC{i}",
         )  # fmt: skip
         yield Register(
             0x186 + i, f"MSR_ARCH_PERFMON_EVENTSEL{i}", f"MSR_P6_EVNTSEL{i}", Role.EVTSEL, i,
             Access.READ_WRITE, lambda cpuid: cpuid.evtsel_reserved, "bit 21 (AnyThread) or any of "
-            "63:32; index at or above the number of GP counters (0x186, 0x187 tolerated)",
-            "32 bits", f"IA32_PERFEVTSEL{i}",
+            "63:32; index at or above the number of GP counters (0x186, 0x187: only in "
+            "strict-sdm)", "32 bits", f"IA32_PERFEVTSEL{i}",
         )  # fmt: skip
 
 
@@ -115,7 +124,8 @@ def _fixed_registers() -> Iterator[Register]:
         yield Register(
             0x309 + j, f"MSR_CORE_PERF_FIXED_CTR{j}", f"MSR_CORE_PERF_FIXED_CTR{j}",
             Role.FIXED_CTR, j, Access.READ_WRITE, _nothing, "index at or above the number of "
-            "fixed counters", "cut to the fixed width, never #GP (KVM 5.15)", f"IA32_FIXED_CTR{j}",
+            "fixed counters; strict-sdm: any bit at or above the fixed width", "cut to the fixed "
+            "width", f"IA32_FIXED_CTR{j}",
         )  # fmt: skip
 
 
@@ -131,26 +141,28 @@ def _single_registers() -> Iterator[Register]:
 
     yield single(
         0x345, "MSR_IA32_PERF_CAPABILITIES", Role.CAPABILITIES, Access.READ_ONLY, _everything,
-        "every guest write", "bit 13: full-width writes", "IA32_PERF_CAPABILITIES",
+        "every guest write; every access without PDCM", "bit 13: full-width writes",
+        "IA32_PERF_CAPABILITIES",
     )  # fmt: skip
     yield single(
         0x38D, "MSR_CORE_PERF_FIXED_CTR_CTRL", Role.FIXED_CTR_CTRL, Access.READ_WRITE,
-        lambda cpuid: cpuid.fixed_ctrl_reserved, "AnyThread bits and nibbles of absent counters",
-        "4 bits for each fixed counter", "IA32_FIXED_CTR_CTRL",
+        lambda cpuid: cpuid.fixed_ctrl_reserved, "AnyThread bits and nibbles of absent "
+        "counters; version below 2", "4 bits for each fixed counter", "IA32_FIXED_CTR_CTRL",
     )  # fmt: skip
     yield single(
         0x38E, "MSR_CORE_PERF_GLOBAL_STATUS", Role.GLOBAL_STATUS, Access.READ_ONLY, _everything,
-        "every guest write", "one bit for each counter", "IA32_PERF_GLOBAL_STATUS",
+        "every guest write; version below 2", "one bit for each counter",
+        "IA32_PERF_GLOBAL_STATUS",
     )  # fmt: skip
     yield single(
         0x38F, "MSR_CORE_PERF_GLOBAL_CTRL", Role.GLOBAL_CTRL, Access.READ_WRITE,
-        lambda cpuid: cpuid.global_ctrl_reserved, "any bit without a counter",
-        "one bit for each counter", "IA32_PERF_GLOBAL_CTRL",
+        lambda cpuid: cpuid.global_ctrl_reserved, "any bit without a counter; version "
+        "below 2", "one bit for each counter", "IA32_PERF_GLOBAL_CTRL",
     )  # fmt: skip
     yield single(
         0x390, "MSR_CORE_PERF_GLOBAL_OVF_CTRL", Role.OVF_CTRL, Access.COMMAND,
-        lambda cpuid: cpuid.ovf_ctrl_reserved, "bits other than counters, 62 and 63",
-        "one bit for each counter, 62, 63", "IA32_PERF_GLOBAL_OVF_CTRL",
+        lambda cpuid: cpuid.ovf_ctrl_reserved, "bits other than counters, 62 and 63; version "
+        "below 2", "one bit for each counter, 62, 63", "IA32_PERF_GLOBAL_OVF_CTRL",
     )  # fmt: skip
     yield single(
         0x834, "APIC_LVTPC", Role.LVTPC, Access.READ_WRITE, lambda cpuid: cpuid.lvtpc_reserved,

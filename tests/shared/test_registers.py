@@ -77,6 +77,23 @@ def test_registers_of_absent_counters_do_not_exist() -> None:
     assert not exist & {0xC3, 0x4C3, 0x188, 0x30A, 0x30B}
 
 
+@pytest.mark.parametrize(
+    ("cpuid", "gone"),
+    [
+        (PmuCpuid(), set()),
+        (PmuCpuid(full_width=False), set(range(0x4C1, 0x4C9))),
+        (PmuCpuid(pdcm=False), {0x345, *range(0x4C1, 0x4C9)}),
+        (PmuCpuid(fixed=0), {0x309, 0x30A, 0x30B}),
+        (PmuCpuid(version=1), {0x309, 0x30A, 0x30B, 0x38D, 0x38E, 0x38F, 0x390}),
+        (PmuCpuid(version=0), {r.address for r in REGISTERS if r.pmu} - {0x834}),
+    ],
+)
+def test_what_exists_follows_from_version_full_width_and_pdcm(
+    cpuid: PmuCpuid, gone: set[int]
+) -> None:
+    assert {r.address for r in REGISTERS if not r.exists(cpuid)} == gone
+
+
 def test_only_ovf_ctrl_is_a_command_and_status_and_capabilities_are_read_only() -> None:
     by_access = {
         access: {r.address for r in REGISTERS if r.pmu and r.access is access} for access in Access
