@@ -8,26 +8,39 @@
  * is cut into single loads and stores only where another CPU looks on (READER, HOSTILE).
  */
 
+/* FREEZE, MASKS, AUTO and LATE are chosen at the start unless -D fixes them. */
 #ifndef FREEZE
-#define FREEZE 1                /* feature: stop counting at the entry that injects a PMI */
+#define FREEZE any_freeze       /* feature: stop counting at the entry that injects a PMI */
 #endif
 #ifndef MASKS
-#define MASKS 0                 /* PMI era: delivery sets LVTPC's mask bit (KVM >= 6.6) */
+#define MASKS any_masks         /* PMI era: delivery sets LVTPC's mask bit (KVM >= 6.6) */
 #endif
 #ifndef AUTO
-#define AUTO 0                  /* feature LVTPC_AUTO; needs MASKS */
-#endif
-#ifndef HANDLER
-#define HANDLER 1               /* 1: Linux's handler; 0: one that never writes GLOBAL_CTRL */
+#define AUTO any_auto           /* feature LVTPC_AUTO; only with MASKS */
 #endif
 #ifndef LATE
-#define LATE 0                  /* an overflow may be found at the exit after the one that stops */
+#define LATE any_late           /* an overflow may be found one exit after the one that stops */
 #endif
-#ifndef ALL
-#define ALL 1                   /* 0: fewer kinds of accesses by the task */
+bit any_freeze, any_masks, any_auto, any_late;
+#ifndef HANDLER
+#define HANDLER 1               /* 1: Linux's; 0: one that never writes GLOBAL_CTRL; 2: either */
+#endif
+#ifndef THROTTLED
+#define THROTTLED 0             /* the counter that the handler may stop; 2: any */
+#endif
+#ifndef OPS
+#define OPS 31                  /* accesses of the task besides GLOBAL_CTRL's: sum of */
+#endif
+#define OP_WRITES 1             /* writes of counters and selectors */
+#define OP_READS 2              /* reads of counters and GLOBAL_CTRL, an RDPMC that traps */
+#define OP_STATUS 4             /* reads of GLOBAL_STATUS, OVF_CTRL */
+#define OP_LVTPC 8              /* writes of LVTPC */
+#define OP_SECOND 16            /* writes also of counter 1 and its selector */
+#ifndef VMM
+#define VMM 1                   /* a VMM that asks for registers at any moment */
 #endif
 #ifndef NMIS
-#define NMIS 1                  /* overflows and other NMIs during one access of the task */
+#define NMIS 1                  /* overflows, NMIs and VMM requests during one access of the task */
 #endif
 #ifndef MOD
 #define MOD 2                   /* values of a counter; the next one wraps to 0 */
@@ -39,28 +52,37 @@
 /* Properties: an assertion fails by this name. The bits are never set. */
 bit no_lost_pmi, no_doubled_pmi, no_lost_overflow, no_doubled_overflow, no_stale_status;
 bit no_lost_write, commit_is_whole, never_counts_frozen, enabled_counts, global_ctrl_reads_back;
-bit no_torn_snapshot, both_sides_agree, pmi_ack_goes_forward, auto_clears_only_its_mask;
+bit no_torn_snapshot, both_sides_agree, auto_clears_only_its_mask;
+bit freezes_when_negotiated;
 bit transition_in_table;
 #define CHECK(property, condition) assert(property || (condition))
 
-#if defined(READER) || defined(HOSTILE)
-#define IN_HOST_SPLIT
-#define TEMP
-#define IN_HOST                 /* another CPU looks on: every statement is a step */
+/* What other CPUs can see of an exit: nothing between its steps, unless they look on. */
+#ifdef READER
+#define WHOLE_EXIT
+#define SERVES atomic
+#define PUBLISHES
 unsigned pg_seq : 3;
 unsigned read_window : 3;       /* publications since the reader began */
+#elif defined(HOSTILE)
+#define WHOLE_EXIT
+#define SERVES
+#define PUBLISHES atomic
 #else
-#define TEMP hidden             /* used within one step only: no part of the state */
-#define IN_HOST atomic
+#define WHOLE_EXIT atomic
+#define SERVES
+#define PUBLISHES
 #endif
 
 #define HOST 0
 #define TASK 1
 #define NMI 2
-unsigned ctx : 2 = TASK;        /* who runs */
+#define NOBODY 3
+unsigned ctx : 2 = NOBODY;      /* who runs */
+#define IN_GUEST (ctx == TASK || ctx == NMI)
 unsigned back : 2;              /* whom the exit interrupted */
 bit window;                     /* exit when NMIs are no longer blocked */
-unsigned nmis : 2;              /* overflows and other NMIs since the task's access began */
+unsigned nmis : 2;              /* disturbances since the task's access began */
 
 mtype = { async, other_nmi, nmi_window, wr_gctrl, wr_sel, wr_ctr, wr_lvt, wr_ovf, rd,
           do_register, do_unregister, do_reset, do_init, get_msrs, save_restore, set_status };
@@ -69,8 +91,8 @@ unsigned rq_i : 1;
 unsigned rq_v : 3;
 
 /* The page. Counter i's own enable is bit 0 of its selector. */
-bit pg_version;
-unsigned pg_generation : 2;
+bit pg_version = 1;             /* everything starts registered, with all registers 0 */
+unsigned pg_generation : 2 = 1;
 unsigned pg_live : 2;
 unsigned pg_raised : 2;
 unsigned pg_fseq : 4;
@@ -86,8 +108,9 @@ byte pg_ctr[2];
 #define COUNTED(word, bits) ((((word) + 4) & 60) | (bits))
 
 /* The host's private state: registers, what it last published, delivery. */
-bit h_registered, h_held, h_owns, h_lvt, h_automask, h_took_lvt, h_dirty, h_refused;
-unsigned h_generation : 2;
+bit h_registered = 1;
+bit h_held, h_owns, h_lvt, h_automask, h_took_lvt, h_dirty, h_refused;
+unsigned h_generation : 2 = 1;
 unsigned h_gctrl : 2;
 unsigned h_status : 2;
 unsigned h_acked : 2;
@@ -103,15 +126,16 @@ unsigned queued : 2;            /* NMIs waiting; q_first and q_second: whether i
 bit q_first, q_second;
 unsigned hw_on : 2;             /* counters that the silicon counts */
 unsigned hw_ovf : 2;            /* overflowed, PMI not taken yet */
-bit vmm_done;                   /* the VMM has asked during this access */
 bit late;                       /* an overflow was left for a later exit */
-TEMP byte was_running, is_pmi, injected, was_held, cleared, state_before;
+bit was_running, is_pmi, injected, was_held;
+unsigned cleared : 2;
+unsigned state_before : 2;
 #define ENABLES(sel) ((sel[0] & 1) | ((sel[1] & 1) << 1))
 #define H_LIVE (h_gctrl & ENABLES(h_sel))
 #define H_RUNNING (h_registered && !h_held && H_LIVE)
 
 /* The guest's private state: the seam uses the page; the driver's `enabled`; pmi_seq last seen. */
-bit g_page;
+bit g_page = 1;
 bit drv_on;
 unsigned g_seen : 4;
 
@@ -174,11 +198,11 @@ inline read_counter(me, i) {
     find_route(me);
     if
     :: ON(me, route == TRAPS) -> vm_exit(me, rd, i, 0)
-    :: atomic { ON(me, route == FROZEN) -> CHECK(no_lost_write, pg_ctr[i] == t_ctr[i]) }
+    :: atomic { ON(me, route == FROZEN) -> TRUTH(no_lost_write, pg_ctr[i] == t_ctr[i]) }
     :: atomic { ON(me, route == RUNS) -> x = (pg_live >> i) & 1 };
        if
        :: ON(me, x) -> vm_exit(me, rd, i, 0)
-       :: atomic { ON(me, !x) -> CHECK(no_lost_write, pg_ctr[i] == t_ctr[i]) }
+       :: atomic { ON(me, !x) -> TRUTH(no_lost_write, pg_ctr[i] == t_ctr[i]) }
        fi
     fi
 }
@@ -189,7 +213,7 @@ inline write_selector(me, i, v) {
     if
     :: ON(me, route == TRAPS) -> x = 1
     :: atomic { ON(me, route == RUNS) -> x = (pg_sel[i] != v);
-           CHECK(no_lost_write, x || t_sel[i] == v) }
+           TRUTH(no_lost_write, x || t_sel[i] == v) }
     :: ON(me, route == FROZEN && !(v & 1))
 #ifdef BROKEN_COMMIT_ONLY_GLOBAL_CTRL
     :: ON(me, route == FROZEN && (v & 1))
@@ -214,14 +238,14 @@ inline release(me) {
     atomic { ctx == me -> x = pg_rel };
     atomic { ctx == me -> y = pg_fseq };
 #ifdef BROKEN_PLAIN_RELEASE
-    atomic { ctx == me -> if :: x != y -> pg_rel = y :: else fi; x = 0; y = 0 }
+    atomic { ctx == me -> pg_rel = y; x = 0; y = 0 }
 #else
     atomic { ctx == me ->
         state_before = (pg_fseq != pg_rel -> S_HELD : S_STOPPED);
         if :: x != y && pg_rel == x -> pg_rel = y :: else fi;
         CHECK(transition_in_table, NEXT_OK(state_before, E_PAGE_RELEASE,
             (pg_fseq != pg_rel -> S_HELD : S_STOPPED)));
-        x = 0; y = 0 }
+        state_before = 0; x = 0; y = 0 }
 #endif
 }
 
@@ -230,7 +254,7 @@ inline write_gctrl(me, v) {
     if
     :: ON(me, route == TRAPS) -> vm_exit(me, wr_gctrl, 0, v)
     :: atomic { ON(me, route == RUNS) -> x = (pg_gctrl != v);
-           CHECK(global_ctrl_reads_back, x || t_gctrl == v) };
+           TRUTH(global_ctrl_reads_back, x || t_gctrl == v) };
        if
        :: ON(me, x) -> vm_exit(me, wr_gctrl, 0, v)
        :: ON(me, !x)
@@ -258,7 +282,7 @@ inline read_gctrl(me) {
     find_route(me);
     if
     :: ON(me, route == TRAPS) -> vm_exit(me, rd, 0, 0)
-    :: atomic { ON(me, route != TRAPS) -> CHECK(global_ctrl_reads_back, pg_gctrl == t_gctrl) }
+    :: atomic { ON(me, route != TRAPS) -> TRUTH(global_ctrl_reads_back, pg_gctrl == t_gctrl) }
     fi
 }
 
@@ -267,7 +291,7 @@ inline write_lvtpc(me, v) {
     if
     :: ON(me, route == TRAPS) -> vm_exit(me, wr_lvt, 0, v)
     :: atomic { ON(me, route == RUNS) -> x = (pg_lvt != v);
-           CHECK(no_lost_write, x || t_lvt == v) };
+           TRUTH(no_lost_write, x || t_lvt == v) };
        if
        :: ON(me, x) -> vm_exit(me, wr_lvt, 0, v)
        :: ON(me, !x)
@@ -300,7 +324,7 @@ inline read_status(me) {
        :: atomic { ctx == me -> x = pg_acked };
           atomic { ctx == me -> status = pg_raised ^ BITS(x); y = t_status };
           if
-#ifdef READ_STATUS_ONCE
+#ifdef BROKEN_STATUS_READ_ONCE
           :: ON(me, 1) -> break
 #else
           :: ON(me, pg_acked == x) -> break
@@ -309,8 +333,8 @@ inline read_status(me) {
           fi
        od;
        atomic { ctx == me ->
-           CHECK(no_stale_status, (status & ~y) == 0);
-           CHECK(no_lost_overflow, (y & ~status) == 0);
+           TRUTH(no_stale_status, (status & ~y) == 0);
+           TRUTH(no_lost_overflow, (y & ~status) == 0);
            x = 0; y = 0 }
 #endif
     fi
@@ -339,7 +363,7 @@ inline acknowledge(me, v) {
 #else
           :: atomic { ON(me, y != 0 && pg_acked == x) -> pg_acked = COUNTED(x, BITS(x) ^ y);
 #endif
-                 CHECK(no_stale_status, (y & ~t_status) == 0);
+                 TRUTH(no_stale_status, (y & ~t_status) == 0);
                  t_status = t_status & ~y }; break
           :: ON(me, y != 0 && pg_acked != x)
 #endif
@@ -354,7 +378,7 @@ inline acknowledge(me, v) {
 
 #define H_STATE (!h_registered -> S_UNREGISTERED : (H_RUNNING -> S_RUNNING : \
     (h_fseq != pg_rel -> S_HELD : S_STOPPED)))
-#define TRANSITION(event) CHECK(transition_in_table, NEXT_OK(state_before, event, H_STATE))
+#define TRANSITION(event) TRUTH(transition_in_table, NEXT_OK(state_before, event, H_STATE))
 
 /* Every exit: one load of `acked`. */
 inline load_status() {
@@ -445,8 +469,8 @@ inline import_page() {
 #ifdef BROKEN_DIRTY_BITMAP
        pg_dirty = 0;
 #endif
-       pb_gctrl = h_gctrl; pb_lvt = h_lvt; pb_sel[0] = h_sel[0]; pb_sel[1] = h_sel[1];
-       pb_ctr[0] = h_ctr[0]; pb_ctr[1] = h_ctr[1];
+       pb_gctrl = c_gctrl; pb_lvt = c_lvt; pb_sel[0] = c_sel0; pb_sel[1] = c_sel1;
+       pb_ctr[0] = c_ctr0; pb_ctr[1] = c_ctr1;
        if :: c_released && !H_LIVE -> h_held = 0 :: else fi;
        h_owns = 1
     fi;
@@ -531,7 +555,7 @@ inline serve() {
           :: H_LIVE && rq != wr_gctrl -> TRANSITION(E_WRITE_STARTS)
           fi
        fi
-#if defined(LIFE) || defined(READER)
+#if defined(LIFE) || READER == 2
     :: rq == do_unregister || rq == do_init ->
        sync();
        if :: h_registered -> end_registration() :: else fi;
@@ -580,6 +604,13 @@ inline serve() {
     fi
 }
 
+/* The mask that this PMI's own delivery has just set does not count. */
+#ifdef BROKEN_FREEZE_NEEDS_UNMASKED
+#define MAY_FREEZE (FREEZE && H_RUNNING && !h_lvt)
+#else
+#define MAY_FREEZE (FREEZE && H_RUNNING && (!h_lvt || h_automask))
+#endif
+
 inline inject() {
     if
     :: queued > 0 && back != NMI ->
@@ -593,8 +624,10 @@ inline inject() {
           :: h_registered ->
              h_pseq = (h_pseq + 1) % SEQS; h_dirty = 1;
              state_before = H_STATE;
+             CHECK(freezes_when_negotiated, !(FREEZE && H_RUNNING && (!t_lvt || t_automask)) ||
+                 MAY_FREEZE);
              if
-             :: FREEZE && H_RUNNING && (!h_lvt || h_automask) ->
+             :: MAY_FREEZE ->
                 hw_on = 0; h_held = 1; h_fseq = (h_fseq + 1) % SEQS;
                 TRANSITION(E_FREEZE)
              :: else -> TRANSITION(E_PMI)
@@ -613,7 +646,7 @@ inline inject() {
     if :: published != value -> word = value; published = value :: else fi
 
 inline publish() {
-#ifdef IN_HOST_SPLIT
+#ifdef READER
     pg_seq = (pg_seq + 1) % 8;
     atomic { if :: read_window < 7 -> read_window = read_window + 1 :: else fi };
 #endif
@@ -640,7 +673,7 @@ inline publish() {
     h_owns = H_RUNNING;
     pg_generation = h_generation;
     pg_version = 1;
-#ifdef IN_HOST_SPLIT
+#ifdef READER
     pg_seq = (pg_seq + 1) % 8;
 #endif
     h_dirty = 0
@@ -651,17 +684,20 @@ active proctype Host() {
     unsigned c_sel0 : 2; unsigned c_sel1 : 2; unsigned c_ctr0 : 3; unsigned c_ctr1 : 3;
 end:
     do
-    :: IN_HOST { ctx == HOST ->
-           load_status();
-           take_overflows();
-           serve();
-           inject();
-           if :: h_registered && h_dirty -> publish() :: else fi;
-           h_took_lvt = 0; h_refused = 0; h_dirty = 0;
-           CHECK(never_counts_frozen, !h_registered || pg_live != 0 || hw_on == 0);
-           CHECK(no_lost_pmi, !t_owed || queued > 0);
-           rq = 0; rq_i = 0; rq_v = 0; was_running = 0; state_before = 0;
-           atomic { ctx = (injected -> NMI : back); back = 0; injected = 0 } }
+    :: WHOLE_EXIT {
+           SERVES { ctx == HOST ->
+               load_status();
+               take_overflows();
+               serve();
+               inject() };
+           PUBLISHES {
+               if :: h_registered && h_dirty -> publish() :: else fi };
+           atomic {
+               h_took_lvt = 0; h_refused = 0; h_dirty = 0;
+               CHECK(never_counts_frozen, !h_registered || pg_live != 0 || hw_on == 0);
+               CHECK(no_lost_pmi, !t_owed || queued > 0);
+               rq = 0; rq_i = 0; rq_v = 0; was_running = 0; state_before = 0;
+               ctx = (injected -> NMI : back); back = 0; injected = 0 } }
     od
 }
 
@@ -676,10 +712,10 @@ inline count(i) {
 active proctype Silicon() {
 end:
     do
-    :: atomic { ctx != HOST && (hw_on & 1) && !(hw_ovf & 1) && nmis < NMIS -> count(0) }
-    :: atomic { ctx != HOST && (hw_on & 2) && !(hw_ovf & 2) && nmis < NMIS -> count(1) }
+    :: atomic { IN_GUEST && (hw_on & 1) && !(hw_ovf & 1) && nmis < NMIS -> count(0) }
+    :: atomic { IN_GUEST && (hw_on & 2) && !(hw_ovf & 2) && nmis < NMIS -> count(1) }
     /* The physical PMI; any other exit takes the overflow too. */
-    :: atomic { ctx != HOST && hw_ovf != 0 -> rq = async; back = ctx; ctx = HOST }
+    :: atomic { IN_GUEST && hw_ovf != 0 -> rq = async; back = ctx; ctx = HOST }
     od
 }
 
@@ -687,17 +723,17 @@ end:
 active proctype OtherNmis() {
 end:
     do
-    :: atomic { ctx != HOST && nmis < NMIS ->
+    :: atomic { IN_GUEST && nmis < NMIS ->
            nmis = nmis + 1; rq = other_nmi; back = ctx; ctx = HOST }
     od
 }
 
 /* What a VMM asks while the vCPU is out of the guest. */
-#ifndef HOSTILE
+#if VMM && !defined(HOSTILE)
 active proctype Vmm() {
 end:
     do
-    :: atomic { ctx != HOST && !vmm_done -> vmm_done = 1; back = ctx; ctx = HOST;
+    :: atomic { IN_GUEST && nmis < NMIS -> nmis = nmis + 1; back = ctx; ctx = HOST;
            if
            :: rq = get_msrs
 #ifdef LIFE
@@ -711,7 +747,7 @@ end:
 #endif
 
 #ifdef READER
-/* A reader on another CPU. In FROZEN the turn words are the guest's: then only host words count. */
+/* A reader on another CPU; READER 2: the page also comes and goes, and its memory is reused. In FROZEN the turn words are the guest's: then only host words count. */
 active proctype Reader() {
     unsigned gen : 2; unsigned seq : 3; unsigned live : 2; unsigned gctrl : 2;
     unsigned ctr0 : 3; unsigned ctr1 : 3; bit same, whole;
@@ -724,15 +760,16 @@ end:
        ctr0 = pg_ctr[0];
        ctr1 = pg_ctr[1];
        atomic {
-           same = (seq == pg_seq && !(seq & 1) && read_window < 4);
+           same = (seq == pg_seq && !(seq & 1));
            whole = (live == pg_live && (live == 0 ||
-               (gctrl == pg_gctrl && ctr0 == pg_ctr[0] && ctr1 == pg_ctr[1])))
+               (gctrl == pg_gctrl && ((live & 1) || ctr0 == pg_ctr[0]) &&
+               ((live & 2) || ctr1 == pg_ctr[1]))))
        };
 #ifndef BROKEN_NO_GENERATION
        same = same && pg_generation == gen && gen != 0;
 #endif
        same = same && pg_version == 1;
-       atomic { CHECK(no_torn_snapshot, !same || whole);
+       atomic { CHECK(no_torn_snapshot, !same || whole || read_window > 2);
            gen = 0; seq = 0; live = 0; gctrl = 0; ctr0 = 0; ctr1 = 0; same = 0; whole = 0 }
     od
 }
@@ -756,14 +793,15 @@ end:
 
 active proctype Handler() {
     unsigned route : 2; unsigned x : 6; unsigned y : 6; unsigned z : 3; unsigned status : 2;
-    bit was_on; unsigned rounds : 2; unsigned i : 2;
+    bit usual, was_on; unsigned rounds : 2; unsigned i : 2;
 end:
     do
-    :: atomic { ctx == NMI -> was_on = drv_on };
-#if HANDLER == 1
-       atomic { ctx == NMI -> drv_on = 0 };
-       write_gctrl(NMI, 0);
-#endif
+    :: atomic { ctx == NMI -> was_on = drv_on;
+           if :: HANDLER != 0 -> usual = 1 :: HANDLER != 1 -> usual = 0 fi };
+       if
+       :: atomic { ON(NMI, usual) -> drv_on = 0 }; write_gctrl(NMI, 0)
+       :: ON(NMI, !usual)
+       fi;
        do
        :: read_status(NMI);
           if
@@ -771,32 +809,32 @@ end:
           :: ON(NMI, status != 0 && rounds < 2) ->
              rounds = rounds + 1;
              acknowledge(NMI, status);
-#if HANDLER == 1
              do
-             :: ON(NMI, i < 2 && (status & (1 << i))) ->
+             :: ON(NMI, usual && i < 2 && (status & (1 << i))) ->
                 read_counter(NMI, i);
                 write_counter(NMI, i, MOD - 1);
                 if
                 :: ON(NMI, 1)
-                :: write_selector(NMI, i, 0)          /* throttled */
+                :: ON(NMI, i == THROTTLED || THROTTLED == 2) -> write_selector(NMI, i, 0)
                 fi;
                 atomic { ctx == NMI -> i = i + 1 }
-             :: atomic { ON(NMI, i < 2 && !(status & (1 << i))) -> i = i + 1 }
-             :: atomic { ON(NMI, i == 2) -> i = 0 }; break
+             :: atomic { ON(NMI, usual && i < 2 && !(status & (1 << i))) -> i = i + 1 }
+             :: atomic { ON(NMI, !usual || i == 2) -> i = 0 }; break
              od
-#endif
           fi
        od;
-#if HANDLER == 1
-       atomic { ctx == NMI -> drv_on = was_on };
        if
-       :: ON(NMI, was_on) -> write_gctrl(NMI, 3)
-       :: ON(NMI, !was_on)
+       :: atomic { ON(NMI, usual) -> drv_on = was_on };
+          if
+          :: ON(NMI, was_on) -> write_gctrl(NMI, 3)
+          :: ON(NMI, !was_on)
+          fi;
+          write_lvtpc(NMI, 0)
+       :: ON(NMI, !usual)
        fi;
-       write_lvtpc(NMI, 0);
-#endif
+       /* IRET; at once out again if NMIs were waiting for it. */
        atomic { ctx == NMI ->
-           was_on = 0; rounds = 0; status = 0; route = 0; x = 0; y = 0; z = 0;
+           was_on = 0; usual = 0; rounds = 0; status = 0; route = 0; x = 0; y = 0; z = 0;
            if
            :: window -> window = 0; rq = nmi_window; back = TASK; ctx = HOST
            :: else -> ctx = TASK
@@ -808,7 +846,7 @@ end:
  * differences of sequence words and of raised and acked are ever looked at. */
 inline between_accesses() {
     atomic { ctx == TASK ->
-        nmis = 0; vmm_done = 0;
+        nmis = 0;
         route = 0; x = 0; y = 0; z = 0; status = 0; i = 0; v = 0;
         TRUTH(both_sides_agree, !g_page || h_registered);
         TRUTH(enabled_counts, h_registered && pg_fseq != pg_rel || hw_on == T_LIVE);
@@ -819,7 +857,10 @@ inline between_accesses() {
            pg_acked = 0;
            h_fseq = (h_fseq - pg_rel) & 15; pg_fseq = (pg_fseq - pg_rel) & 15; pg_rel = 0;
            h_pseq = (h_pseq - pg_pack) & 15; pg_pseq = (pg_pseq - pg_pack) & 15;
-           g_seen = (g_seen - pg_pack) & 15; pg_pack = 0
+           g_seen = (g_seen - pg_pack) & 15; pg_pack = 0;
+           /* The word of a counter that counts is stale and nobody looks at it. */
+           if :: hw_on & 1 -> pg_ctr[0] = 0; pb_ctr[0] = 0 :: else fi;
+           if :: hw_on & 2 -> pg_ctr[1] = 0; pb_ctr[1] = 0 :: else fi
         :: else ->
            /* Memory that is no page: the guest does with it what it likes. */
            pg_live = 0; pg_raised = 0; pg_fseq = 0; pg_pseq = 0; pg_acked = 0; pg_rel = 0;
@@ -827,14 +868,14 @@ inline between_accesses() {
            pg_ctr[0] = 0; pg_ctr[1] = 0; g_seen = 0; h_fseq = 0; h_pseq = 0; h_acked = 0;
            pb_gctrl = 0; pb_lvt = 0; pb_sel[0] = 0; pb_sel[1] = 0; pb_ctr[0] = 0; pb_ctr[1] = 0;
            h_owns = 0
-#ifdef IN_HOST_SPLIT
+#ifdef READER
            ; pg_seq = 0
 #endif
         fi
     }
 }
 
-#if defined(LIFE) || defined(READER)
+#if defined(LIFE) || READER == 2
 inline register_page() {
 #ifdef LIFE
     if
@@ -856,33 +897,43 @@ inline register_page() {
 }
 #endif
 
+inline choose_counter() {
+    if :: i = 0 :: (OPS & OP_SECOND) -> i = 1 fi
+}
+
 active proctype Task() {
     unsigned route : 2; unsigned x : 6; unsigned y : 6; unsigned z : 3; unsigned status : 2;
     bit i; unsigned v : 2;
-#ifdef HOSTILE
-    h_registered = 1; h_generation = 1; pg_generation = 1; pg_version = 1; g_page = 1;
-#else
-    d_step { h_registered = 1; h_generation = 1; pg_generation = 1; pg_version = 1; g_page = 1 };
-#endif
-end:
+    atomic {
+        if :: any_freeze = 0 :: any_freeze = 1 fi;
+        if :: any_masks = 0 :: any_masks = 1 :: any_masks = 1; any_auto = 1 fi;
+        if :: any_late = 0 :: any_late = 1 fi;
+        ctx = TASK };
     do
     :: between_accesses();
+begins:
        if
        :: atomic { ON(TASK, 1) -> drv_on = !drv_on; i = 0; v = (drv_on -> 3 : 0) };
           write_gctrl(TASK, v)
-       :: atomic { ON(TASK, 1) -> if :: v = 0 :: v = MOD - 1 fi; if :: i = 0 :: ALL -> i = 1 fi };
+#if OPS & OP_WRITES
+       :: atomic { ON(TASK, 1) -> if :: v = 0 :: v = MOD - 1 fi; choose_counter() };
           write_counter(TASK, i, v)
-       :: atomic { ON(TASK, 1) -> if :: v = 0 :: v = 1 fi; if :: i = 0 :: ALL -> i = 1 fi };
+       :: atomic { ON(TASK, 1) -> if :: v = 0 :: v = 1 fi; choose_counter() };
           write_selector(TASK, i, v)
-#if ALL
+#endif
+#if OPS & OP_READS
        :: atomic { ON(TASK, 1) -> if :: i = 0 :: i = 1 fi }; read_counter(TASK, i)
        :: vm_exit(TASK, rd, 0, 0)             /* an RDPMC of user space: no seam */
-       :: read_status(TASK)
        :: read_gctrl(TASK)
+#endif
+#if OPS & OP_STATUS
+       :: read_status(TASK)
        :: atomic { ON(TASK, 1) -> if :: v = 1 :: v = 3 fi }; acknowledge(TASK, v)
+#endif
+#if OPS & OP_LVTPC
        :: atomic { ON(TASK, 1) -> if :: v = 0 :: v = 1 fi }; write_lvtpc(TASK, v)
 #endif
-#if defined(LIFE) || defined(READER)
+#if defined(LIFE) || READER == 2
        :: atomic { ON(TASK, g_page) -> g_page = 0 }; vm_exit(TASK, do_unregister, 0, 0)
        :: ON(TASK, !g_page) -> register_page()
 #endif
@@ -893,3 +944,8 @@ end:
        fi
     od
 }
+
+#ifdef PROGRESS
+ltl pmi_is_delivered { [] (t_owed -> <> !t_owed) }
+ltl accesses_finish { [] <> Task@begins }
+#endif
