@@ -3,6 +3,7 @@
 # make check  what every commit passes: format, lint, types
 # make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
+# make model  check the page protocol by machine, in full; needs spin and gcc (docs/model)
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check generated bench clean
+.PHONY: demo test check generated bench model clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
@@ -28,6 +29,9 @@ generated: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json
+
+model:
+	$(PYTHON) docs/model/verify.py
 
 clean:
 	rm -rf $(VENV) build dist bench.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
