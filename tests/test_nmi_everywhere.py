@@ -272,3 +272,20 @@ def test_a_selector_counts_after_two_nmis_hit_the_end_of_a_hold(nmi_machine: Bui
         machine.seam.wrmsr(0x188, SPARE)
         kinds = [counter.kind for counter in machine.host.hardware.started]
         assert kinds == [BRANCH_MISSES], f"at point {point}"
+
+
+def test_a_status_read_returns_what_stood_before_or_after_the_nmi(nmi_machine: Build) -> None:
+    """Both times 0 here: the handler acknowledges what overflowed."""
+    machine = nmi_machine()
+    _in(machine)
+    machine.arm(NEVER, ())
+    machine.seam.rdmsr(0x38E)
+    points = machine.disarm()
+    for point in range(points):
+        machine = nmi_machine()
+        _in(machine)
+        machine.arm(point, ("overflow",))
+        status = machine.seam.rdmsr(0x38E)
+        machine.disarm()
+        assert machine.handlers == 1
+        assert status == machine.status == 0, f"at point {point}"

@@ -138,17 +138,25 @@ class GuestPage:
     # Accesses that need more than one load or store: each lists them in order -----------------
 
     def _read_status(self) -> Callable[[], int]:
-        """Load pmi_seq (store pmi_ack when it is new), acked, raised: in that order."""
+        """Load pmi_seq (store pmi_ack when it is new), acked, raised: in that order.
+
+        Where an NMI can come between, acked is loaded again, and all once more if it changed: the
+        handler's acknowledgement between the two loads would read as a bit that is set.
+        """
         words, mask = self.words, self.words[page.STATUS_MASK]
         seen = self.words[page.PMI_ACK]
+        whole = compare_exchange_of(words) is None
 
         def read() -> int:
             nonlocal seen
             seq = words[_PMI_SEQ]
             if seq != seen:
                 seen = words[page.PMI_ACK] = seq
-            acked = words[_ACKED]
-            return (words[_RAISED] ^ acked) & mask
+            while True:
+                acked = words[_ACKED]
+                raised = words[_RAISED]
+                if whole or words[_ACKED] == acked:
+                    return (raised ^ acked) & mask
 
         return read
 

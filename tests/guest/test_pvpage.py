@@ -85,11 +85,12 @@ class Rig:
 
 
 @pytest.mark.rule("ACC-2", "STA-1")
-def test_status_loads_pmi_seq_then_acked_then_raised() -> None:
+def test_status_loads_pmi_seq_then_acked_then_raised_then_acked_again() -> None:
     rig = Rig(RAISED=0b101, ACKED=0b001)
     for routes in (rig.page.frozen, rig.page.running):
         assert routes.read[0x38E]() == 0b100
-        assert rig.taken() == [("load", page.PMI_SEQ), ("load", page.ACKED), ("load", page.RAISED)]
+        loads = [page.PMI_SEQ, page.ACKED, page.RAISED, page.ACKED]
+        assert rig.taken() == [("load", index) for index in loads]
 
 
 @pytest.mark.rule("PMI-8")
