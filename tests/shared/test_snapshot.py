@@ -19,6 +19,7 @@ class Published:
 
     def __init__(self, stores_before: list[int]) -> None:
         self.words = [0] * 512
+        self.words[page.GENERATION], self.words[page.VERSION] = 7, page.PAGE_VERSION
         self.loads = 0
         self._steps = self._publications()
         self._stores_before = stores_before
@@ -50,7 +51,7 @@ class Published:
 @given(st.lists(st.integers(0, 6), max_size=60))
 def test_what_is_read_is_of_one_publication(stores_before: list[int]) -> None:
     published = Published(stores_before)
-    values = read_words(published, WORDS)
+    values = read_words(published, WORDS, 7)
     if values is None:
         assert published.words[page.SEQ] & 1, "a publisher that stopped between two publications"
     else:
@@ -60,7 +61,17 @@ def test_what_is_read_is_of_one_publication(stores_before: list[int]) -> None:
 @pytest.mark.rule("PG-11")
 def test_a_reader_gives_up_after_so_many_attempts() -> None:
     busy = Published([1] * 1000)
-    assert read_words(busy, WORDS, attempts=10) is None
+    assert read_words(busy, WORDS, 7, attempts=10) is None
     assert busy.loads <= 10 * (len(WORDS) + 2)
     died = Published([1])
-    assert read_words(died, WORDS, attempts=10) is None, "the publisher died half way"
+    assert read_words(died, WORDS, 7, attempts=10) is None, "the publisher died half way"
+
+
+@pytest.mark.rule("PG-11", "GEN-1")
+@pytest.mark.parametrize("change", [{page.GENERATION: 8}, {page.GENERATION: 0}, {page.VERSION: 0}])
+def test_another_registration_is_not_believed(change: dict[int, int]) -> None:
+    published = Published([])
+    assert read_words(published, WORDS, 7) is not None
+    for index, value in change.items():
+        published.words[index] = value
+    assert read_words(published, WORDS, 7) is None

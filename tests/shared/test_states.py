@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.host.migrate import restore, save
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, page, states
 from pvpmu.shared import registers as msr
@@ -16,15 +17,17 @@ from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.registration import Request
 from pvpmu.shared.states import TABLE, Event, Row, State, next_state
 
 ROOT = Path(__file__).parents[2]
 FIXED0 = 0x309
 ALL_ON = PmuCpuid().counters
 UNMASKED, MASKED = 0x400, 0x1_0400
+ACCEPTED = Request(address=0, version=1, features=page.FEATURE_FREEZE).encode()
 ON = 0xB
 """FIXED_CTR_CTRL: counter 0 counts everywhere and interrupts."""
-NOT_BUILT = {Event.HOST_WRITE: "set_msr", Event.SAVE_RESTORE: "save"}
+NOT_BUILT = {Event.HOST_WRITE: "set_msr"}
 """Events that the host cannot bring about yet, and the call that it will have."""
 
 
@@ -32,13 +35,16 @@ class Rig:
     """Guest and host of one vCPU; its NMI handler touches nothing. Counts exits."""
 
     def __init__(self) -> None:
-        slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
+        self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self.memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
-        self.host = HostVcpu(slot, self.memory, design_named("page"), PmuCpuid())
+        self.host = self.new_host()
         self.exits = 0
-        self.cpu = Vcpu(slot, self._cross)
+        self.cpu = Vcpu(self.slot, self._cross)
         self.cpu.on_nmi = lambda: None
         self.wrmsr, self.rdmsr = self.cpu.seam.wrmsr, self.cpu.seam.rdmsr
+
+    def new_host(self) -> HostVcpu:
+        return HostVcpu(self.slot, self.memory, design_named("page"), PmuCpuid())
 
     def _cross(self) -> None:
         self.exits += 1
@@ -77,7 +83,7 @@ class Rig:
         assert self.state is state
 
 
-def _again(rig: Rig, bits: int = page.PAGE_ENABLE | page.FEATURE_FREEZE) -> None:
+def _again(rig: Rig, bits: int = ACCEPTED) -> None:
     rig.trapped(msr.PV_PAGE, bits)
 
 
@@ -129,10 +135,18 @@ def _other_nmi(rig: Rig) -> None:
     rig.cpu.pmi_exit()
 
 
+def _move(rig: Rig) -> None:
+    state = save(rig.host)
+    rig.host = rig.new_host()
+    restore(rig.host, state)
+    # The VM-entry that follows publishes.
+    rig.cpu.exit(ExitReason.FLOOR)
+
+
 DRIVE: dict[Event, Callable[[Rig], object]] = {
     Event.REGISTER_LIVE: _register_live,
     Event.REGISTER_STOPPED: _register_stopped,
-    Event.REGISTER_REFUSED: lambda rig: _again(rig, page.PAGE_ENABLE | 1 << 8),
+    Event.REGISTER_REFUSED: lambda rig: _again(rig, ACCEPTED | 1 << 4),
     Event.UNREGISTER: lambda rig: _again(rig, 0),
     Event.RESET: lambda rig: rig.cpu.exit(ExitReason.CONTROL, value=Control.RESET),
     Event.PAGE_READ: lambda rig: rig.rdmsr(msr.GLOBAL_STATUS),
@@ -150,6 +164,7 @@ DRIVE: dict[Event, Callable[[Rig], object]] = {
     Event.FREEZE: lambda rig: rig.pmi(),
     Event.PMI: _pmi_without_freeze,
     Event.OTHER_NMI: _other_nmi,
+    Event.SAVE_RESTORE: _move,
 }
 
 
