@@ -14,7 +14,8 @@ PACKAGE = Path(pvpmu.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 PURE = (
     "guest/pmu.py", "guest/perf.py", "guest/msr.py", "guest/pvpage.py", "guest/workload.py",
-    "host/hardware.py", "host/perf.py", "host/pmc.py", "host/vpmu.py", "host/pmi.py",
+    "host/hardware.py", "host/perf.py", "host/pmc.py", "host/counters.py", "host/filter.py",
+    "host/vpmu.py", "host/pmi.py",
     "host/pvpage.py", "host/stats.py", "host/vcpu.py",
 )  # fmt: skip
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}

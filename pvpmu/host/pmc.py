@@ -2,6 +2,12 @@
 
 Source: ``struct kvm_pmc``, ``get_sample_period``, and the choice of an event in
 ``reprogram_gp_counter`` and ``reprogram_fixed_counter``.
+
+**EDGE, INV and CMASK** make a raw event, which counts cycles by what happened within each one. The
+modelled silicon learns only totals, of as many cycles as the guest retires at a time: any number
+made from them would depend on where exits cut the program. So such an event never counts. That is
+below every count the hardware could give (CMASK = n: cycles with n events or more), the same for
+every path and transport, and the page says it in ``not_counting``.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 
 _SELECTOR = 0xFFFF
 _MODIFIERS = 0xFF84_0000
-"""EDGE, INV and CMASK: a raw event that the modelled silicon cannot count."""
+"""EDGE, INV and CMASK."""
 
 
 class Pmc:
@@ -59,17 +65,24 @@ class Pmc:
         self.is_paused = False
 
 
+def counted_kind(pmc: Pmc) -> int | None:
+    """The architectural event that its control word selects, modifiers aside, or None."""
+    if pmc.fixed:
+        return FIXED_KIND[pmc.number]
+    event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
+    return event.kind if event is not None else None
+
+
 def wanted_event(pmc: Pmc) -> tuple[Attr, bool]:
     """What its control word asks for: the event, and whether its overflow interrupts."""
+    # An architectural event that CPUID hides becomes a raw one, which the silicon counts.
+    kind = counted_kind(pmc)
     if pmc.fixed:
-        kind: int | None = FIXED_KIND[pmc.number]
         user, kernel = pmc.eventsel & FIXED_USR, pmc.eventsel & FIXED_OS
         interrupts = pmc.eventsel & FIXED_PMI
     else:
-        event = BY_SELECTOR.get(pmc.eventsel & _SELECTOR)
-        known = event is not None and not pmc.eventsel & _MODIFIERS
-        # An architectural event that CPUID hides becomes a raw one, which the silicon counts.
-        kind = event.kind if event is not None and known else None
+        if pmc.eventsel & _MODIFIERS:
+            kind = None
         user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
         interrupts = pmc.eventsel & EVTSEL_INT
     modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
@@ -83,5 +96,5 @@ def sign_extended(value: int) -> int:
 
 
 def sample_period(pmc: Pmc, value: int) -> int:
-    """getsample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
+    """get_sample_period: counts until a counter at ``value`` wraps, 2^width for 0."""
     return pmc.wrap - (value & pmc.mask)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.perf import Attr, PerfContext, PerfEvent
 from pvpmu.host.pmi import PmiDelivery
@@ -77,11 +78,20 @@ class Bench:
         skip_paused: bool = True,
         cpuid: PmuCpuid | None = None,
         hardware: PhysicalPmu | None = None,
+        profile: Profile = KVM_5_14,
+        event_filter: EventFilter | None = None,
     ) -> None:
         self.hardware = hardware or PhysicalPmu()
         self.perf = RecordingPerf(self.hardware)
         self.delivery = PmiDelivery()
-        self.vpmu = Vpmu(cpuid or PmuCpuid(), self.perf, self.delivery, skip_paused=skip_paused)
+        self.vpmu = Vpmu(
+            cpuid or PmuCpuid(),
+            self.perf,
+            self.delivery,
+            skip_paused=skip_paused,
+            profile=profile,
+            event_filter=event_filter,
+        )
 
     def write(self, address: int, value: int) -> bool:
         return self.vpmu.wrmsr(address, value)
