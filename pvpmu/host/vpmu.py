@@ -1,4 +1,4 @@
-"""KVM's vPMU: the registers a guest sees, over :class:`Counters`.
+"""KVM's vPMU: the registers a guest and its VMM see, over :class:`Counters`.
 
 Source: KVM 5.14 ``pmu_intel.c`` and ``pmu.c``; where a :class:`Profile` says so, later kernels.
 Tables from address to handler are built with the vPMU: CPUID decides what exists, the profile what
@@ -11,6 +11,7 @@ register does nothing, not even a pause.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from pvpmu.host.counters import Counters
@@ -21,11 +22,22 @@ from pvpmu.host.pmi import PmiDelivery
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.profile import KVM_5_14, Profile
-from pvpmu.shared.registers import Role
+from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.tally import REDUNDANT
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
 _P6_TOLERATED = (0xC1, 0xC2, 0x186, 0x187)
+_SAVED_ROLES = (
+    Role.PERFCTR,
+    Role.EVTSEL,
+    Role.FIXED_CTR,
+    Role.CAPABILITIES,
+    Role.FIXED_CTR_CTRL,
+    Role.GLOBAL_STATUS,
+    Role.GLOBAL_CTRL,
+)
+_SAVED = [register for register in msr.REGISTERS if register.role in _SAVED_ROLES]
+_ADVERTISED = frozenset(register.address for register in _SAVED)
 Reader = Callable[[], int]
 Writer = Callable[[int], bool]
 
@@ -33,7 +45,9 @@ Writer = Callable[[int], bool]
 class Vpmu(Counters):
     """One vCPU's PMU.
 
-    ``readers`` and ``writers`` are the guest's registers by address.
+    ``has_run``: the vCPU has entered the guest; set by its owner, once. PERF_CAPABILITIES cannot
+    change from then on. ``readers`` and ``writers`` are the guest's registers by address; a change
+    of PERF_CAPABILITIES changes these dictionaries in place, and ``cpuid``.
     """
 
     def __init__(
@@ -61,6 +75,7 @@ class Vpmu(Counters):
         self._ovf_ctrl_reserved = cpuid.ovf_ctrl_reserved
         self._lvtpc_reserved = cpuid.lvtpc_reserved
         self.ovf_ctrl = 0
+        self.has_run = False
         self.readers: dict[int, Reader] = {}
         self.writers: dict[int, Writer] = {}
         self._make_tables()
@@ -69,7 +84,7 @@ class Vpmu(Counters):
     def reset(self) -> None:
         """RESET (kvm_pmu_reset): no events, all registers 0 but GLOBAL_CTRL, as the profile says.
 
-        PERF_CAPABILITIES and the filter stay. LVTPC, requests and NMIs are the
+        PERF_CAPABILITIES, the filter and ``has_run`` stay. LVTPC, requests and NMIs are the
         delivery's, a page its owner's.
         """
         for pmc in self._all:
@@ -101,6 +116,39 @@ class Vpmu(Counters):
         reader = self._rdpmc.get(ecx)
         return None if reader is None or user_denied else reader()
 
+    # The VMM's accesses ----------------------------------------------------------------------
+
+    def msr_list(self) -> list[MsrAddress]:
+        """The registers to save and restore (KVM_GET_MSR_INDEX_LIST), ascending: what exists.
+
+        GP counters are listed by their legacy address only. OVF_CTRL is a command and is not
+        listed, nor is LVTPC, which is the APIC's; both can be read and written all the same.
+        """
+        return [register.address for register in _SAVED if register.exists(self.cpuid)]
+
+    def host_rdmsr(self, address: MsrAddress) -> int | None:
+        """KVM_GET_MSRS: the value; 0 if only a larger PMU has the register; None for an error."""
+        reader = self.readers.get(address)
+        if reader is not None:
+            return reader()
+        return 0 if address in _ADVERTISED else None
+
+    def host_wrmsr(self, address: MsrAddress, value: int) -> bool:
+        """KVM_SET_MSRS: False for an error, which changes nothing.
+
+        As the guest's WRMSR, but: a legacy counter takes the whole width, without sign extension;
+        GLOBAL_STATUS can be set; OVF_CTRL only remembers its value and clears no status; a register
+        that only a larger PMU has takes 0, and so do the P6 registers; PERF_CAPABILITIES can be
+        set until ``has_run``, and to its present value always.
+        """
+        register = BY_ADDRESS.get(address)
+        if register is None or not register.pmu or not 0 <= value <= U64_MASK:
+            return False
+        if not register.exists(self.cpuid):
+            return address in _ADVERTISED and value == 0
+        writer = self._host_writer(register.role, register.index) or self.writers[address]
+        return writer(value)
+
     # Tables ----------------------------------------------------------------------------------
 
     def _make_tables(self) -> None:
@@ -108,8 +156,11 @@ class Vpmu(Counters):
         p6: tuple[int, ...] = _P6_TOLERATED if self.profile.p6_tolerated else ()
         readers = {address: self._reader(r.role, r.index) for address, r in exists.items()}
         writers = {address: self._writer(r.role, r.index) for address, r in exists.items()}
-        self.readers = {**dict.fromkeys(p6, _zero), **readers}
-        self.writers = {**dict.fromkeys(p6, _drop), **writers}
+        # In place: the vCPU's tables may be these.
+        self.readers.clear()
+        self.readers.update({**dict.fromkeys(p6, _zero), **readers})
+        self.writers.clear()
+        self.writers.update({**dict.fromkeys(p6, _drop), **writers})
 
     def _reader(self, role: Role, index: int) -> Reader:
         if role is Role.EVTSEL:
@@ -148,6 +199,17 @@ class Vpmu(Counters):
             Role.CAPABILITIES: _refuse,
         }
         return singles[role]
+
+    def _host_writer(self, role: Role, index: int) -> Writer | None:
+        """What differs from the guest's."""
+        if role is Role.PERFCTR:
+            return self._counter_writer(self.gp[index])
+        others: dict[Role, Writer] = {
+            Role.GLOBAL_STATUS: self._set_global_status,
+            Role.OVF_CTRL: self._set_ovf_ctrl,
+            Role.CAPABILITIES: self._set_capabilities,
+        }
+        return others.get(role)
 
     def _counter_writer(self, pmc: Pmc, *, checked: bool = False, marks: bool = True) -> Writer:
         """The writer of a counter: ``checked`` refuses what is above the width, else it is cut."""
@@ -234,6 +296,30 @@ class Vpmu(Counters):
         if value & self._lvtpc_reserved:
             return False
         self._delivery.write_lvtpc(value & self.cpuid.lvtpc_kept)
+        return True
+
+    def _set_global_status(self, value: int) -> bool:
+        # Bits 62 and 63 can be cleared but never be set here: nothing that this PMU has sets them.
+        if value & ~self.cpuid.counters:
+            return False
+        self.global_status = value
+        return True
+
+    def _set_ovf_ctrl(self, value: int) -> bool:
+        if value & self._ovf_ctrl_reserved:
+            return False
+        self.ovf_ctrl = value
+        return True
+
+    def _set_capabilities(self, value: int) -> bool:
+        if value & ~msr.FULL_WIDTH_WRITES:
+            return False
+        full_width = bool(value)
+        if full_width != self.cpuid.full_width:
+            if self.has_run:
+                return False
+            self.cpuid = replace(self.cpuid, full_width=full_width)
+            self._make_tables()
         return True
 
 

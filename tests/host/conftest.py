@@ -354,7 +354,7 @@ class Paged:
         return len(self.machine.host.hardware.started)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_bench() -> Callable[..., Bench]:
     return Bench
 
