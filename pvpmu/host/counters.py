@@ -1,8 +1,8 @@
 """The counters of a vPMU: what they hold, and the host perf events that count for them.
 
 Same state, same order of perf calls and same early returns as KVM 5.14 (``pmu.c``): ``skip_paused``
-off is the code before ``pmc->is_paused``, on is after it. The reprogramming after a filter
-change is later KVM's (6.1).
+off is the code before ``pmc->is_paused``, on is after it. Emulated retirement and the reprogramming
+after a filter change are later KVM's (5.17, 6.1).
 
 **Invariants**: a counter counts only if its own enable, its global enable and ``not held`` all hold
 and the event filter allows its event; a host event whose ``config`` is not None is allowed.
@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.perf import PerfContext, PerfEvent
-from pvpmu.host.pmc import Pmc, sample_period, wanted_event
+from pvpmu.host.pmc import Pmc, counted_kind, sample_period, wanted_event
 from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, FIXED_EN, PmuCpuid
+from pvpmu.shared.events import BRANCHES, INSTRUCTIONS
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.profile import Profile
 from pvpmu.shared.tally import REDUNDANT
+
+_EMULATED = (INSTRUCTIONS, BRANCHES)
 
 
 class Counters:
@@ -206,6 +210,40 @@ class Counters:
         if pmc.fixed:
             return event_filter.allows_fixed(pmc.number)
         return event_filter.allows_event(control)
+
+    # Emulated retirement -----------------------------------------------------------------------
+
+    def count_emulated(self, kind: int, count: int, cpl: int) -> bool:
+        """kvm_pmu_trigger_event: the host emulated ``count`` instructions or branches at ``cpl``.
+
+        Every enabled counter of that event counts them, fixed counter 0 included, if its ring bits
+        and the filter allow; EDGE, INV and CMASK are ignored, as in KVM. An overflow sets status
+        and raises a PMI like any other. Nothing happens in a profile that does not count them, for
+        other kinds, and while ``held``. Returns whether a counter changed.
+        """
+        if not self.profile.emulated_counted or kind not in _EMULATED or self.held or not count:
+            return False
+        mode = MODE_USER if cpl else MODE_KERNEL
+        changed = False
+        for pmc in self._among(self.live):
+            attr, interrupts = wanted_event(pmc)
+            if counted_kind(pmc) != kind or not attr.modes & mode:
+                continue
+            if self._filter is not None and not self._allows(self._filter, pmc, pmc.eventsel):
+                continue
+            self._add(pmc, count, interrupts=interrupts)
+            changed = True
+        return changed
+
+    def _add(self, pmc: Pmc, count: int, *, interrupts: bool) -> None:
+        self.pause(pmc)
+        value = (pmc.accumulator & pmc.mask) + count
+        pmc.accumulator = value & pmc.mask
+        if value > pmc.mask:
+            self.global_status |= pmc.bit
+            if interrupts:
+                self._delivery.raise_pmi(in_guest=True)
+        self.reprogram(pmc)
 
     # Host events -------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ import pytest
 from pvpmu.host.filter import Action, EventFilter
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
+from pvpmu.shared.events import INSTRUCTIONS
 from pvpmu.shared.exits import INJECT_NMI
+from pvpmu.shared.profile import KVM_6_12
 
 New, Paged = Callable[..., Any], Any
 EVTSEL0, EVTSEL1 = 0x186, 0x187
@@ -111,6 +113,15 @@ def test_a_filter_change_starts_nothing_while_held(new_bench: New) -> None:
     bench.vpmu.start_paused()
     bench.retire(branches=5)
     assert bench.read(PMC0) == LEFT + 5
+
+
+def test_emulated_instructions_obey_the_filter(new_bench: New) -> None:
+    bench = new_bench(profile=KVM_6_12, event_filter=NO_FIXED_0)
+    bench.write(msr.GLOBAL_CTRL, ALL_ON)
+    bench.write(msr.FIXED_CTR_CTRL, 0x3)
+    bench.write(EVTSEL0, 0x5300C0)
+    bench.vpmu.count_emulated(INSTRUCTIONS, 5, 0)
+    assert (bench.read(FIXED0), bench.read(PMC0)) == (0, 5)
 
 
 @pytest.mark.rule("SEC-3")
