@@ -129,9 +129,12 @@ class Vcpu:
         return low & 0xFFFF_FFFF, low >> 32, high & 0xFFFF_FFFF, high >> 32
 
     def pmu_cpuid(self) -> PmuCpuid:
-        """Decode leaf 0xA."""
+        """Decode leaf 0xA, with what else says which registers there are."""
         eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)
-        return PmuCpuid.decode(eax, ebx, edx)
+        pdcm = bool(self.cpuid(leaf_a.FEATURE_LEAF)[2] & leaf_a.PDCM)
+        capabilities = self.exit(_MSR_READ, msr.CAPABILITIES) if pdcm else 0
+        full_width = bool(capabilities & msr.FULL_WIDTH_WRITES)
+        return PmuCpuid.decode(eax, ebx, edx, pdcm=pdcm, full_width=full_width)
 
     def register_page(
         self, memory: memoryview[int], address: int, features: int = page.FEATURES_KNOWN
@@ -160,7 +163,8 @@ class Vcpu:
         # an earlier life, spare bits of acked, and not what OVF_CTRL was last written with.
         for index in (page.VERSION, page.ACKED, page.RELEASE_SEQ, page.PMI_ACK):
             words[index] = 0
-        words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL)
+        cpuid = self.pmu_cpuid()
+        words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL) if cpuid.has_globals else 0
         self._page_register = register
         self.exit(_MSR_WRITE, register, request.encode())
         if words[page.VERSION] != page.PAGE_VERSION:
@@ -170,7 +174,7 @@ class Vcpu:
         seam.attach(
             GuestPage(
                 words,
-                self.pmu_cpuid(),
+                cpuid,
                 exit_read=self.trapped.rdmsr,
                 exit_rdpmc=self.trapped.rdpmc,
                 exit_write=self.trapped.wrmsr,

@@ -82,7 +82,7 @@ class GuestPage:
         return self.words[page.FREEZE_SEQ] != self.words[page.RELEASE_SEQ]
 
     def _frozen_routes(self) -> Routes:
-        routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
+        routes = self._status_routes()
         words = self.words
         for address, index, bit in self._turn_registers():
             role = BY_ADDRESS[address].role
@@ -97,14 +97,20 @@ class GuestPage:
                 routes.write[address] = self._legacy_counter_write(index)
             elif role is Role.EVTSEL:
                 routes.write[address] = self._evtsel_write(address, index, bit)
-        routes.write[msr.FIXED_CTR_CTRL] = self._fixed_ctr_ctrl_write()
-        routes.write[msr.GLOBAL_CTRL] = self._global_ctrl_write()
+        if self._cpuid.has_globals:
+            routes.write[msr.FIXED_CTR_CTRL] = self._fixed_ctr_ctrl_write()
+            routes.write[msr.GLOBAL_CTRL] = self._global_ctrl_write()
         for ecx, index, _ in self._rdpmc_indices():
             routes.rdpmc_word[ecx] = index
         return routes
 
+    def _status_routes(self) -> Routes:
+        if not self._cpuid.has_globals:
+            return Routes()
+        return Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
+
     def _running_routes(self) -> Routes:
-        routes = Routes(acknowledge=self._ack, read={msr.GLOBAL_STATUS: self._status})
+        routes = self._status_routes()
         for address, index, bit in self._turn_registers():
             if BY_ADDRESS[address].role in _COUNTERS:
                 routes.read[address] = self._running_read(self._exit_read, address, index, bit)

@@ -74,7 +74,9 @@ def restore(host: HostVcpu, state: VcpuState) -> None:
     if state.version != STATE_VERSION:
         raise UsageError(f"saved state: version {state.version}, this host reads {STATE_VERSION}")
     trial = PmiDelivery(masks=host.profile.lvtpc_masked)
-    vpmu = Vpmu(host.cpuid, PerfContext(PhysicalPmu()), trial, skip_paused=True)
+    vpmu = Vpmu(
+        host.cpuid, PerfContext(PhysicalPmu()), trial, skip_paused=True, profile=host.profile
+    )
     _apply(vpmu, trial, state)
     host.power_on(generation=state.generation)
     request = Request.decode(state.page)
@@ -119,16 +121,17 @@ def _offered(host: HostVcpu, request: Request) -> bool:
 
 
 def _registers(vpmu: Vpmu, delivery: PmiDelivery) -> Iterator[tuple[int, int]]:
-    """Every register with its value; counters under their full-width addresses."""
+    """Every register with its value; GP counters under the address that they always have."""
     for pmc in vpmu.gp:
-        yield msr.address_of(Role.PMC, pmc.number), vpmu.read(pmc)
+        yield msr.address_of(Role.PERFCTR, pmc.number), vpmu.read(pmc)
         yield msr.address_of(Role.EVTSEL, pmc.number), pmc.eventsel
     for pmc in vpmu.fixed:
         yield msr.address_of(Role.FIXED_CTR, pmc.number), vpmu.read(pmc)
-    yield msr.FIXED_CTR_CTRL, vpmu.fixed_ctr_ctrl
-    yield msr.GLOBAL_STATUS, vpmu.global_status
-    yield msr.OVF_CTRL, vpmu.ovf_ctrl
-    yield msr.GLOBAL_CTRL, vpmu.global_ctrl
+    if vpmu.cpuid.has_globals:
+        yield msr.FIXED_CTR_CTRL, vpmu.fixed_ctr_ctrl
+        yield msr.GLOBAL_STATUS, vpmu.global_status
+        yield msr.OVF_CTRL, vpmu.ovf_ctrl
+        yield msr.GLOBAL_CTRL, vpmu.global_ctrl
     yield msr.LVTPC, delivery.lvtpc
 
 
@@ -141,17 +144,19 @@ def _apply(vpmu: Vpmu, delivery: PmiDelivery, state: VcpuState) -> None:
     if state.registers.keys() != expected.keys():
         odd = min(state.registers.keys() ^ expected.keys())
         raise UsageError(f"saved state: register {odd:#x} is missing or not of this PMU")
-    vpmu.global_ctrl = 0
     values = dict(state.registers)
-    last = {msr.GLOBAL_CTRL: values.pop(msr.GLOBAL_CTRL)}
+    last, status = {}, 0
+    if vpmu.cpuid.has_globals:
+        vpmu.global_ctrl = 0
+        last[msr.GLOBAL_CTRL] = values.pop(msr.GLOBAL_CTRL)
+        status = values.pop(msr.GLOBAL_STATUS)
     for pmc in (*vpmu.gp, *vpmu.fixed):
-        role = Role.FIXED_CTR if pmc.fixed else Role.PMC
+        role = Role.FIXED_CTR if pmc.fixed else Role.PERFCTR
         address = msr.address_of(role, pmc.number)
         value = values.pop(address)
         if value & ~pmc.mask:
             raise _refused(address, value)
         pmc.accumulator = value
-    status = values.pop(msr.GLOBAL_STATUS)
     if status & ~vpmu.cpuid.counters:
         raise _refused(msr.GLOBAL_STATUS, status)
     for address, value in (values | last).items():

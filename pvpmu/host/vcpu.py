@@ -8,8 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
+from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
-from pvpmu.host.perf import PerfContext
+from pvpmu.host.perf import PerfContext, PerfEvent
 from pvpmu.host.pmi import (
     REQUEST_NMI,
     REQUEST_PMI,
@@ -58,6 +59,7 @@ class HostVcpu:
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
     ``on_call``: serves CONTROL's CALL and returns whether it could; None: #GP (no test port).
     ``dirty_frames``: guest-physical page numbers stored to since somebody last cleared the set.
+    ``own_events``: the host's own perf events that compete. ``event_filter``: the VM's.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class HostVcpu:
         self._design = design
         self.profile = profile
         self.cpuid = cpuid
+        self.event_filter: EventFilter | None = None
+        self._has_run = False
         self.on_call: Callable[[], bool] | None = None
         self.dirty_frames: set[int] = set()
         self.result: HostStats | None = None
@@ -92,23 +96,29 @@ class HostVcpu:
         self.power_on()
 
     def power_on(self, generation: int | None = None) -> None:
-        """A new vPMU, nothing pending; a registered page is given back, not ready (RESET).
+        """A new vPMU, nothing pending; a registered page is discarded.
 
         ``generation``: the last one of this vCPU, where it lived on another host before.
         """
-        if self.page is not None:
-            self._detach(self.page)
+        self.discard_registration()
         if generation is not None:
             self.generation = generation
         self.hardware = PhysicalPmu(version=self._live_version + 1)
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
-        self.vpmu = Vpmu(self.cpuid, self.perf, self.delivery, skip_paused=self._design.is_paused)
+        self.vpmu = Vpmu(
+            self.cpuid,
+            self.perf,
+            self.delivery,
+            skip_paused=self._design.is_paused,
+            profile=self.profile,
+            event_filter=self.event_filter,
+        )
+        self.own_events: list[PerfEvent] = []
         self.stats = HostStats(self.delivery.counts)
         self.pv_page = 0
         self._pv_status = Registration.NONE
-        self._readers = self.vpmu.readers | self._pv_readers()
-        self._writers = self.vpmu.writers | self._pv_writers()
+        self.make_tables()
 
     def serve(self) -> int:
         """Handle the exit in the slot, prepare the entry, store the reply.
@@ -170,6 +180,7 @@ class HostVcpu:
         elif control == Control.CALL:
             return self.on_call is not None and self.on_call()
         elif control in (Control.START, Control.STOP):
+            self._has_run = self.has_run
             if control == Control.STOP:
                 self.stats.undelivered = self.delivery.undelivered
                 self.result = self.stats
@@ -179,37 +190,36 @@ class HostVcpu:
             return False
         return True
 
-    # What a VMM asks for while the vCPU is stopped: each acts on what the guest sees --------------
+    # For a VMM's calls while the vCPU is stopped (pvpmu.host.vmm) ---------------------------------
 
     def import_page(self) -> None:
         """Take what the guest may have stored (rule IMP-1)."""
         if self.page is not None:
             self._import(self.page)
 
-    def get_msr(self, address: MsrAddress) -> int | None:
-        """KVM_GET_MSRS: 64 bits, None for an MSR that cannot be read."""
-        self.import_page()
-        reader = self._readers.get(address)
-        return reader() if reader is not None else None
-
     def queue_nmi(self) -> None:
         """Queue an NMI that is no PMI (a watchdog's, an IPI's)."""
         self.delivery.queue_nmi(pmi=False)
 
-    def init(self) -> None:
-        """INIT: the registration ends, the APIC's LVTPC is masked, waiting NMIs are dropped.
+    def rdmsr(self, address: MsrAddress) -> int | None:
+        """A register as a trapped RDMSR has it, but no import; None for #GP."""
+        reader = self._readers.get(address)
+        return reader() if reader is not None else None
 
-        The PMU's own registers stay. Source: SDM vol. 3A, table "IA-32 and Intel 64 Processor
-        States Following Power-up, Reset, or INIT"; ``kvm_vcpu_reset``, ``kvm_lapic_reset``.
-        """
-        self.end_registration()
-        self._pv_status = Registration.NONE
-        self.delivery.reset()
+    def wrmsr(self, address: MsrAddress, value: int) -> bool:
+        """A paravirtual register as a trapped WRMSR has it; False for #GP."""
+        writer = self._pv_writers().get(address)
+        return writer is not None and writer(value)
 
-    def preempt(self) -> None:
-        """The vCPU was scheduled out and in again: lazy release of unused events."""
-        self.import_page()
-        self.vpmu.cleanup()
+    @property
+    def has_run(self) -> bool:
+        """Whether the vCPU has entered the guest: made an exit that is one of the model's."""
+        return self._has_run or any(self.stats.counts.values())
+
+    def make_tables(self) -> None:
+        """The guest's registers by address, the paravirtual ones among them."""
+        self._readers = self.vpmu.readers | self._pv_readers()
+        self._writers = self.vpmu.writers | self._pv_writers()
 
     # Exit handlers: reply flags ---------------------------------------------------------------
 
@@ -276,6 +286,8 @@ class HostVcpu:
         eax = ebx = ecx = edx = 0
         if leaf == leaf_a.LEAF:
             eax, ebx, ecx, edx = self.cpuid.encode()
+        elif leaf == leaf_a.FEATURE_LEAF:
+            ecx = self.cpuid.feature_ecx
         elif leaf == exits.LEAF_SIGNATURE and self._design.page:
             eax = exits.LEAF_FEATURES
             ebx, ecx, edx = exits.SIGNATURE
@@ -296,7 +308,8 @@ class HostVcpu:
         """Features that a guest may ask for."""
         if not self._design.page:
             return 0
-        freeze = page.FEATURE_FREEZE if self._design.freeze else 0
+        # Without GLOBAL_CTRL a hold could not end.
+        freeze = page.FEATURE_FREEZE if self._design.freeze and self.cpuid.has_globals else 0
         # Where delivery does not mask, there is nothing to unmask.
         auto = self._design.lvtpc_auto and self.profile.lvtpc_masked
         return freeze | (page.FEATURE_LVTPC_AUTO if auto else 0)
@@ -359,6 +372,16 @@ class HostVcpu:
             self._detach(self.page)
             if was_held:
                 self.vpmu.start_paused()
+
+    def discard_registration(self) -> None:
+        """Give the page up, without what it holds (RESET)."""
+        if self.page is not None:
+            self._detach(self.page)
+        self.forget_registration()
+
+    def forget_registration(self) -> None:
+        """MSR_PVPMU_STATUS reads that nothing was asked for (rule ERR-1)."""
+        self._pv_status = Registration.NONE
 
     def _detach(self, page_half: HostPage) -> None:
         page_half.detach()

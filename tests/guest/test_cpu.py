@@ -253,7 +253,7 @@ class FakeLeaves:
         self.ready = ready
         self.registered: list[tuple[int, int]] = []
         eax, ebx, ecx, edx = PmuCpuid(gp=4).encode()
-        self.leaves = {0xA: (eax, ebx, ecx, edx)}
+        self.leaves = {0xA: (eax, ebx, ecx, edx), 1: (0, 0, 1 << 15, 0)}
         if signature:
             self.leaves[exits.LEAF_SIGNATURE] = (exits.LEAF_FEATURES, *exits.SIGNATURE)
             self.leaves[exits.LEAF_FEATURES] = (versions, offered, 0x5056_6000, size)
@@ -265,6 +265,8 @@ class FakeLeaves:
             eax, ebx, ecx, edx = self.leaves.get(slot[exits.ADDRESS], (0, 0, 0, 0))
             slot[exits.RESULT] = eax | ebx << 32
             slot[exits.RESULT_HIGH] = ecx | edx << 32
+        elif reason == ExitReason.MSR_READ:
+            slot[exits.RESULT] = 1 << 13 if slot[exits.ADDRESS] == 0x345 else 0
         elif reason == ExitReason.MSR_WRITE:
             self.registered.append((slot[exits.ADDRESS], slot[exits.VALUE]))
             if self.ready:

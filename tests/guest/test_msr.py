@@ -17,6 +17,7 @@ from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.profile import KVM_5_14, KVM_6_12, Profile
 
 ON = 0x7_0000_00FF
 SELECTOR = 0x53_00C4
@@ -52,10 +53,10 @@ class Joined:
         self.vcpu.pmi_exit()
 
 
-def _join(design: str) -> Joined:
+def _join(design: str, profile: Profile = KVM_5_14) -> Joined:
     slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
     memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
-    host = HostVcpu(slot, memory, design_named(design), PmuCpuid())
+    host = HostVcpu(slot, memory, design_named(design), PmuCpuid(), profile)
     exited: list[tuple[str, int]] = []
 
     def cross() -> None:
@@ -170,6 +171,17 @@ def test_ovf_ctrl_is_read_by_an_exit_that_knows_the_last_write(
     got: list[int] = []
     assert paged.exits_of(lambda: got.append(paged.seam.rdmsr(0x390))) == 1
     assert got == [1 << 63 | 1]
+
+
+@pytest.mark.rule("FEA-8")
+@pytest.mark.parametrize("running", [False, True])
+def test_with_lvtpc_auto_a_write_of_the_mask_exits_also_with_the_same_value(running: bool) -> None:
+    joined = _join("page", KVM_6_12)
+    if running:
+        joined.run()
+    joined.seam.wrmsr(0x834, 0x400)
+    for value, expected in ((0x400, 0), (0x1_0400, 1), (0x1_0400, 1)):
+        assert joined.exits_of(lambda at=value: joined.seam.wrmsr(0x834, at)) == expected
 
 
 @pytest.mark.rule("ACC-7")

@@ -1,0 +1,152 @@
+"""What a VMM asks of a stopped vCPU, as KVM's ioctls do.
+
+Each call acts on what the guest sees: a page in FROZEN is imported first, and published at the next
+VM-entry (rule IMP-1). Source: ``KVM_GET_MSRS``, ``KVM_SET_MSRS``, ``KVM_GET_MSR_INDEX_LIST``,
+``KVM_SET_CPUID2``, ``KVM_SET_PMU_EVENT_FILTER``, ``KVM_GET_DIRTY_LOG``, ``kvm_vcpu_reset``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvpmu.host.filter import EventFilter
+from pvpmu.host.perf import Attr
+from pvpmu.host.vcpu import HostVcpu
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.tally import CALL_KINDS
+from pvpmu.shared.units import MsrAddress
+
+_PV_REGISTERS = (msr.PV_PAGE, msr.PV_STATUS)
+
+
+def get_msr(host: HostVcpu, address: MsrAddress) -> int | None:
+    """KVM_GET_MSRS: 64 bits, None for an error."""
+    host.import_page()
+    if address in _PV_REGISTERS:
+        return host.rdmsr(address)
+    return host.vpmu.host_rdmsr(address)
+
+
+def set_msr(host: HostVcpu, address: MsrAddress, value: int) -> bool:
+    """KVM_SET_MSRS: False for an error, which changes nothing. A hold lasts."""
+    if address in _PV_REGISTERS:
+        return host.wrmsr(address, value)
+    host.import_page()
+    host.vpmu.has_run = host.has_run
+    if not host.vpmu.host_wrmsr(address, value):
+        return False
+    if address == msr.CAPABILITIES:
+        # 0x4C1 and up may have come or gone, and the page's header with them.
+        host.end_registration()
+        host.make_tables()
+    elif host.page is not None:
+        host.page.registers_changed()
+        if address == msr.GLOBAL_STATUS:
+            host.page.status_written()
+    return True
+
+
+def set_cpuid(host: HostVcpu, cpuid: PmuCpuid) -> bool:
+    """KVM_SET_CPUID2: another shape only before the vCPU has run; the same one always."""
+    if cpuid == host.cpuid:
+        return True
+    if host.has_run:
+        return False
+    host.end_registration()
+    host.cpuid = cpuid
+    host.power_on()
+    return True
+
+
+def set_filter(host: HostVcpu, event_filter: EventFilter | None) -> None:
+    """KVM_SET_PMU_EVENT_FILTER, which is the VM's: to be called for each of its vCPUs."""
+    host.import_page()
+    host.event_filter = event_filter
+    host.vpmu.set_filter(event_filter)
+    if host.page is not None:
+        host.page.registers_changed()
+
+
+def reset(host: HostVcpu) -> None:
+    """RESET: the page is discarded, registers and APIC start anew, nothing waits."""
+    host.discard_registration()
+    host.vpmu.reset()
+    host.delivery.reset()
+
+
+def init(host: HostVcpu) -> None:
+    """INIT: the registration ends, LVTPC is masked, nothing waits; the PMU's registers stay.
+
+    Source: SDM vol. 3A, "Processor States Following Power-up, Reset, or INIT".
+    """
+    host.end_registration()
+    host.forget_registration()
+    host.delivery.reset()
+
+
+def preempt(host: HostVcpu) -> None:
+    """The vCPU was scheduled out and in again: events that are not in use are released."""
+    host.import_page()
+    host.vpmu.cleanup()
+
+
+def load(host: HostVcpu, kinds: Sequence[int]) -> int:
+    """Let the host's own pinned events compete: one of each kind, in place of earlier ones.
+
+    They count the host only. Returns how many found a counter.
+    """
+    for event in host.own_events:
+        host.perf.release(event)
+    created = (host.perf.create(Attr(kind, modes=0), 1 << 40, _ignore) for kind in kinds)
+    host.own_events = [event for event in created if event is not None]
+    return sum(event.counting for event in host.own_events)
+
+
+def emulate(host: HostVcpu, kind: int, count: int, cpl: int) -> bool:
+    """The host emulated ``count`` instructions or branches; returns whether a counter changed."""
+    host.import_page()
+    changed = host.vpmu.count_emulated(kind, count, cpl)
+    if changed and host.page is not None:
+        host.page.registers_changed()
+    return changed
+
+
+def take_dirty(host: HostVcpu) -> list[int]:
+    """KVM_GET_DIRTY_LOG: guest-physical page numbers stored to since the last call, ascending."""
+    frames = sorted(host.dirty_frames)
+    host.dirty_frames.clear()
+    return frames
+
+
+def describe(host: HostVcpu) -> dict[str, object]:
+    """The vCPU's private state, as plain values; imports nothing and changes nothing."""
+    vpmu, delivery, stats = host.vpmu, host.delivery, host.stats
+    calls = [sum(tally[kind] for tally in stats.tallies) for kind in range(len(CALL_KINDS))]
+    return {
+        "registered": host.page is not None,
+        "running": host.page is not None and host.page.running,
+        "held": vpmu.held,
+        "live": vpmu.live,
+        "not_counting": vpmu.not_counting,
+        "pmi": {name: getattr(delivery.counts, name) for name in delivery.counts.__slots__},
+        "undelivered": delivery.undelivered,
+        "calls": dict(zip(CALL_KINDS, calls, strict=True)),
+        "exits": dict(stats.exits),
+        "events": [
+            {
+                "index": pmc.index,
+                "kind": pmc.event.kind,
+                "modes": pmc.event.modes,
+                "period": pmc.event.period,
+                "state": pmc.event.state.value,
+                "paused": pmc.is_paused,
+            }
+            for pmc in (*vpmu.gp, *vpmu.fixed)
+            if pmc.event is not None
+        ],
+    }
+
+
+def _ignore() -> None:
+    return None
