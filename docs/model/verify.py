@@ -66,7 +66,6 @@ RUNS = (
     Run("three-values", "-DOPS=17 -DMOD=3 -DLATE=0", full=True),
     Run("life-with-accesses", "-DLIFE -DOPS=13 -DLATE=0 -DAUTO=0", full=True),
     Run("reader", f"-DREADER=1 -DOPS=1 -DNMIS=0 {_ONE}", full=True),
-    Run("reader-of-reused-memory", f"-DREADER=2 -DOPS=1 -DNMIS=0 {_ONE}", full=True),
     Run("dirty-bitmap", f"-DBROKEN_DIRTY_BITMAP -DOPS=25 {_ONE}", "no_lost_write"),
     Run("shared-status", f"-DBROKEN_SHARED_STATUS -DOPS=29 {_ONE}", "no_doubled_overflow"),
     Run("plain-ack", f"-DBROKEN_PLAIN_ACK -DOPS=13 {_ONE}", "no_doubled_overflow"),
