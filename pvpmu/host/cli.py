@@ -9,6 +9,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
+from pvpmu.shared.profile import KVM_5_14, PROFILES, profile_named
 
 _DEFAULT_WAIT_S = 60.0
 
@@ -61,6 +62,20 @@ def _parser() -> CommandParser:
         metavar="BITS",
         help="(%(default)s)",
     )
+    parser.add_argument(
+        "--pmu-version", type=integer, default=shape.version, metavar="N", help="0-2 (%(default)s)"
+    )
+    parser.add_argument(
+        "--profile",
+        default=KVM_5_14.name,
+        metavar="NAME",
+        help=f"where sources disagree: one of {', '.join(PROFILES)} (%(default)s)",
+    )
+    parser.add_argument(
+        "--test-port",
+        action="store_true",
+        help="let the guest make the VMM's calls (for a conformance kit only)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -72,7 +87,15 @@ def run(argv: list[str]) -> int:
         name=checked_vm_name(args.name),
         design=design_named(args.design),
         vcpus=args.vcpus,
-        cpuid=PmuCpuid(gp=args.gp, fixed=args.fixed, gp_width=args.width, fixed_width=args.width),
+        cpuid=PmuCpuid(
+            gp=args.gp,
+            fixed=args.fixed,
+            gp_width=args.width,
+            fixed_width=args.width,
+            version=args.pmu_version,
+        ),
+        profile=profile_named(args.profile),
+        test_port=args.test_port,
         pin=args.pin,
         wait_s=args.wait,
     )

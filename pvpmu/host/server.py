@@ -19,7 +19,9 @@ from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.port import PORT_BYTES
 from pvpmu.shared.process import place
+from pvpmu.shared.profile import KVM_5_14, Profile
 from pvpmu.shared.workers import Worker, workers
 
 _HELLO_TIMEOUT_S = 2.0
@@ -28,7 +30,11 @@ _ANSWER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
-    """What a host offers. ``wait_s``: how long a guest may take to come; ``pin``: see PINS."""
+    """What a host offers.
+
+    ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``test_port``: let the guest
+    make the VMM's calls.
+    """
 
     name: str
     design: Design
@@ -36,6 +42,13 @@ class HostConfig:
     cpuid: PmuCpuid
     pin: str
     wait_s: float
+    profile: Profile = KVM_5_14
+    test_port: bool = False
+
+    @property
+    def slot_bytes(self) -> int:
+        """From one vCPU's exit slot to the next."""
+        return SLOT_SIZE + (PORT_BYTES if self.test_port else 0)
 
 
 def serve(config: HostConfig, say: Callable[[str], None]) -> None:
@@ -53,7 +66,9 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
         # cannot both think that the name is theirs.
         listener = stack.enter_context(_listen(config.name))
         segment = stack.enter_context(
-            Segment.create(memory.segment_name(config.name, "host"), config.vcpus * SLOT_SIZE)
+            Segment.create(
+                memory.segment_name(config.name, "host"), config.vcpus * config.slot_bytes
+            )
         )
         for vcpu in range(config.vcpus):
             for kind in memory.SEMAPHORES:
@@ -69,8 +84,8 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
                 vcpu=vcpu,
                 cpu=cpus[vcpu][0],
                 segment=segment.name,
-                segment_bytes=config.vcpus * SLOT_SIZE,
-                slot_bytes=SLOT_SIZE,
+                segment_bytes=config.vcpus * config.slot_bytes,
+                slot_bytes=config.slot_bytes,
                 memory=hello.memory,
                 memory_bytes=hello.memory_bytes,
                 exit_semaphore=memory.semaphore_name(config.name, vcpu, "exit"),
@@ -78,7 +93,10 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
             )
             for vcpu in range(hello.vcpus)
         ]
-        boots = [HostBoot(handoff, config.design, config.cpuid) for handoff in handoffs]
+        boots = [
+            HostBoot(handoff, config.design, config.cpuid, config.profile, config.test_port)
+            for handoff in handoffs
+        ]
         started = stack.enter_context(workers("host", "pvpmu.host.worker:serve_vcpu", boots))
         channel.send(_welcome(config, handoffs, [guest for _, guest in cpus]))
         _session(channel, listener, started)

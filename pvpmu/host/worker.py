@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from pvpmu.host.stats import HostStats
+from pvpmu.host.testport import TestPort
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared.control import VcpuStats
@@ -16,6 +17,8 @@ from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.handoff import Handoff
+from pvpmu.shared.port import area_of
+from pvpmu.shared.profile import Profile
 
 _FLOOR = int(ExitReason.FLOOR)
 _MAX_ROUND_TRIPS = 1 << 16
@@ -28,6 +31,8 @@ class HostBoot:
     handoff: Handoff
     design: Design
     cpuid: PmuCpuid
+    profile: Profile
+    test_port: bool
 
 
 def stats_message(stats: HostStats) -> VcpuStats:
@@ -49,7 +54,10 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     """Serve one vCPU until ended. Sends True when ready, then statistics at each STOP."""
     attached = boot.handoff.attach()
     slot = attached.slot
-    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid)
+    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid, boot.profile)
+    area = area_of(slot)
+    if boot.test_port and area is not None:
+        TestPort(vcpu, area)
     acquire, release = attached.exit_semaphore.acquire, attached.entry_semaphore.release
     pipe.send(True)
     try:

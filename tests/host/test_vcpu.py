@@ -237,6 +237,11 @@ def test_a_host_without_freeze_does_not_offer_it(new_machine: New) -> None:
     assert cpuid(new_machine(freeze=False), 0x4000_0101)[1] == 0
 
 
+@pytest.mark.rule("FEA-10")
+def test_a_pmu_without_global_ctrl_is_not_offered_freeze(new_machine: New) -> None:
+    assert cpuid(new_machine(cpuid=PmuCpuid(version=1, fixed=0)), 0x4000_0101)[1] == 0
+
+
 @pytest.mark.rule("DSC-3")
 def test_a_host_without_the_page_announces_nothing_and_faults_on_its_registers(
     trap: Any,
