@@ -213,9 +213,9 @@ class Vcpu:
 
     # Running ---------------------------------------------------------------------------------
 
-    def run_until(self, cycle: Cycles) -> None:
-        """Run the program at CPL 3 until its cycle count reaches ``cycle``."""
-        self._run_to(cycle, MODE_USER)
+    def run_until(self, cycle: Cycles, mode: int = MODE_USER) -> None:
+        """Run the program, at CPL 3 unless told otherwise, until its cycle count is ``cycle``."""
+        self._run_to(cycle, mode)
 
     def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
         """Account counts by event kind as retired since the last VM-entry."""

@@ -1,0 +1,1 @@
+"""The conformance kit: vectors as data, the runner, targets and reports."""

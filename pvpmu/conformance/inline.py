@@ -1,0 +1,340 @@
+"""The target in this process: a real host vCPU and a real guest vCPU with its seam, exit by call.
+
+A machine per vCPU. What this project cannot do yet is not advertised and answers "no such
+operation".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from pvpmu import __version__
+from pvpmu.conformance.burst import Burst
+from pvpmu.conformance.names import FROZEN, RUNNING, TRAPPING
+from pvpmu.conformance.ops import EVENT_NAMES
+from pvpmu.conformance.target import Hello, Json, OnNmi, Reply, Unsupported
+from pvpmu.conformance.window import QuietVcpu, Window, WindowMemory
+from pvpmu.guest.cpu import Vcpu
+from pvpmu.host.perf import PerfEvent
+from pvpmu.host.pmc import Pmc
+from pvpmu.host.vcpu import HostVcpu
+from pvpmu.shared import exits, page
+from pvpmu.shared import registers as msr
+from pvpmu.shared.cpuid import FIXED_BASE, PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.events import BRANCHES, KINDS
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
+from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.tally import CALL_KINDS
+
+_FEATURES = (
+    "page", "freeze", "cpuid", "is-paused", "forced-emulation", "nmi", "nmi-at", "hlt", "smp",
+    "reset", "exits", "calls", "host-events",
+)  # fmt: skip
+_PROFILES = ("kvm-5.14",)
+_PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
+_SPARE_PAGES = 2
+_REGISTERS = ("eax", "ebx", "ecx", "edx")
+
+Fields = Mapping[str, Any]
+
+
+class InlineTarget:
+    """Host and guest in this process."""
+
+    def __init__(self) -> None:
+        self._machines: list[_Machine] = []
+        self._on_nmi: OnNmi = _nobody
+
+    def hello(self) -> Hello:
+        """Name, features and profiles."""
+        return Hello(name="inline", version=__version__, features=_FEATURES, profiles=_PROFILES)
+
+    def reset(self, config: Mapping[str, Json]) -> None:
+        """Make a VM of that configuration."""
+        c: Fields = config
+        if c["version"] != 2 or c["length"] != 7 or not (c["full_width"] and c["pdcm"]):
+            raise Unsupported("this machine has PMU version 2 with full-width writes only")
+        shape = PmuCpuid(
+            gp=c["gp"],
+            fixed=c["fixed"],
+            gp_width=c["gp_width"],
+            fixed_width=c["fixed_width"],
+            unavailable=c["unavailable"],
+            version=c["version"],
+        )
+        design = Design(
+            name="conformance",
+            summary="as the vector says",
+            is_paused=c["is_paused"],
+            page=c["page"],
+            freeze=c["page"] and c["freeze"],
+        )
+        pages = bytearray((c["vcpus"] + _SPARE_PAGES) * PAGE_SIZE)
+        memory = memoryview(pages).cast("Q")
+
+        def call_back(number: int) -> None:
+            self._on_nmi(number)
+
+        self._machines = [
+            _Machine(number, memory, design, shape, call_back, windowed=bool(c["nmi_at"]))
+            for number in range(c["vcpus"])
+        ]
+
+    def op(self, name: str, vcpu: int, fields: Mapping[str, Json], on_nmi: OnNmi) -> Reply:
+        """Do one operation."""
+        self._on_nmi = on_nmi
+        if vcpu >= len(self._machines):
+            raise Unsupported(f"no vCPU {vcpu}, there are {len(self._machines)}")
+        machine = self._machines[vcpu]
+        method = machine.operations.get(name)
+        if method is None:
+            raise Unsupported(f"no such operation: {name}")
+        try:
+            return machine.do(name, lambda: method(fields))
+        except GeneralProtectionError:
+            return Reply(fault=True)
+
+    def close(self) -> None:
+        """Forget the VM."""
+        self._machines = []
+
+
+class _Machine:
+    """One vCPU: both sides of it."""
+
+    def __init__(
+        self,
+        number: int,
+        memory: memoryview[int],
+        design: Design,
+        shape: PmuCpuid,
+        on_nmi: OnNmi,
+        *,
+        windowed: bool,
+    ) -> None:
+        self._number = number
+        self._slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
+        self._memory = memory
+        self._address = number * PAGE_SIZE
+        first = self._address // 8
+        self._words = memory[first : first + PAGE_SIZE // 8]
+        self._host = HostVcpu(self._slot, memory, design, shape)
+        self._windows = WindowMemory(memory) if windowed else None
+        self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
+        self._vcpu.on_nmi = self._nmi_taken
+        self._tell = on_nmi
+        self._exits: Counter[int] = Counter()
+        self._calls_before = [0] * len(CALL_KINDS)
+        self._nmis = 0
+        self._armed: Callable[[], None] | None = None
+        self._armed_point = 0
+        self.operations: dict[str, Callable[[Fields], Reply]] = {
+            "wr": self._wr,
+            "rd": lambda f: _value(self._vcpu.seam.rdmsr(f["msr"])),
+            "rdpmc": self._rdpmc,
+            "cpuid": self._cpuid,
+            "lvtpc": self._lvtpc,
+            "run": self._run,
+            "overflow": self._overflow,
+            "nmi": lambda _: self._foreign_nmi(),
+            "nmi_at": self._nmi_at,
+            "nmis": lambda _: _value(self._nmis),
+            "hlt": self._hlt,
+            "reset": self._reset,
+            "register": lambda _: self._register(),
+            "unregister": lambda _: self._unregister(),
+            "page.read": lambda f: _value(self._words[f["word"]]),
+            "page.write": self._page_write,
+            "sync": lambda _: self._sync(),
+            "state": lambda _: self._state(),
+            "mark": lambda _: self._mark(),
+            "exits": self._count_exits,
+            "calls": self._count_calls,
+            "event": self._event,
+        }
+
+    def do(self, name: str, operation: Callable[[], Reply]) -> Reply:
+        """Run an operation, with the NMI that was ordered for it, if any."""
+        window = self._window
+        if self._armed is None or name == "nmi_at" or window is None:
+            return operation()
+        window.arm(self._armed_point, self._armed)
+        self._armed = None
+        window.quiet = False
+        try:
+            return operation()
+        finally:
+            window.quiet = True
+
+    @property
+    def _window(self) -> Window | None:
+        return self._windows.window if self._windows is not None else None
+
+    def _cross(self) -> None:
+        self._exits[self._slot[exits.REQUEST] & exits.REASON_MASK] += 1
+        self._host.serve()
+
+    def _nmi_taken(self) -> None:
+        self._nmis += 1
+        self._tell(self._number)
+
+    # Accesses --------------------------------------------------------------------------------
+
+    def _wr(self, f: Fields) -> Reply:
+        self._vcpu.seam.wrmsr(f["msr"], f["value"])
+        return Reply()
+
+    def _rdpmc(self, f: Fields) -> Reply:
+        if f["emulated"]:
+            return _value(self._vcpu.exit(ExitReason.RDPMC, f["index"]))
+        return _value(self._vcpu.seam.rdpmc(f["index"]))
+
+    def _cpuid(self, f: Fields) -> Reply:
+        return _value(self._vcpu.cpuid(f["leaf"])[_REGISTERS.index(f["register"])])
+
+    def _lvtpc(self, f: Fields) -> Reply:
+        if "value" not in f:
+            return _value(self._vcpu.seam.rdmsr(msr.LVTPC))
+        self._vcpu.seam.wrmsr(msr.LVTPC, f["value"])
+        return Reply()
+
+    # Running ---------------------------------------------------------------------------------
+
+    def _run(self, f: Fields) -> Reply:
+        if f["emulated"]:
+            raise Unsupported("no such operation: run emulated")
+        self._retire([f[name] for name in EVENT_NAMES], f["cpl"])
+        return Reply()
+
+    def _overflow(self, f: Fields) -> Reply:
+        kind = EVENT_NAMES.index(f["event"])
+        distance = self._vcpu.distances()[kind]
+        counts = [0] * len(EVENT_NAMES)
+        counts[kind] = distance
+        self._retire(counts, f["cpl"])
+        return _value(distance)
+
+    def _retire(self, counts: list[int], cpl: int) -> None:
+        if not any(counts):
+            return
+        burst = Burst(counts)
+        vcpu = self._vcpu
+        # A handler may run while the program does: it goes on where it was.
+        outer, vcpu.program = vcpu.program, burst
+        vcpu.run_until(burst.steps, MODE_USER if cpl else MODE_KERNEL)
+        vcpu.program = outer
+
+    def _foreign_nmi(self) -> Reply:
+        self._host.queue_nmi()
+        self._vcpu.pmi_exit()
+        return Reply()
+
+    def _nmi_at(self, f: Fields) -> Reply:
+        self._armed_point = f["point"]
+        if f["what"] == "nmi":
+            self._armed = lambda: cast("None", self._foreign_nmi())
+        else:
+            self._armed = lambda: cast("None", self._overflow({"event": f["event"], "cpl": 0}))
+        return Reply()
+
+    def _hlt(self, f: Fields) -> Reply:
+        if f["cycles"]:
+            raise Unsupported("no such operation: hlt with cycles")
+        if f["branches"]:
+            self._vcpu.retire(
+                [f["branches"] * (kind == BRANCHES) for kind in range(KINDS)], MODE_KERNEL
+            )
+        self._vcpu.exit(ExitReason.HLT)
+        return Reply()
+
+    def _reset(self, f: Fields) -> Reply:
+        if f["kind"] != "reset":
+            raise Unsupported(f"no such operation: reset {f['kind']}")
+        self._vcpu.forget_page()
+        self._vcpu.exit(ExitReason.CONTROL, 0, Control.RESET)
+        self._mark()
+        return Reply()
+
+    # The page --------------------------------------------------------------------------------
+
+    def _register(self) -> Reply:
+        memory = self._memory if self._windows is None else cast("Any", self._windows)
+        done = self._vcpu.register_page(memory, self._address)
+        if isinstance(self._vcpu, QuietVcpu):
+            self._vcpu.window = self._window
+        return _value(int(done))
+
+    def _unregister(self) -> Reply:
+        self._vcpu.unregister_page()
+        return Reply()
+
+    def _page_write(self, f: Fields) -> Reply:
+        self._words[f["word"]] = f["value"]
+        return Reply()
+
+    def _sync(self) -> Reply:
+        # A read of a register that is never in the page: it changes nothing, and the host finds
+        # what a trapped access must find.
+        self._vcpu.exit(ExitReason.MSR_READ, msr.CAPABILITIES)
+        return Reply()
+
+    def _state(self) -> Reply:
+        if self._vcpu.seam.page is None or not self._words[page.VERSION]:
+            return _value(TRAPPING)
+        return _value(RUNNING if self._words[page.LIVE] else FROZEN)
+
+    # Measuring -------------------------------------------------------------------------------
+
+    def _mark(self) -> Reply:
+        self._exits.clear()
+        self._nmis = 0
+        self._calls_before = self._calls()
+        return Reply()
+
+    def _calls(self) -> list[int]:
+        tallies = self._host.stats.tallies
+        return [sum(tally[kind] for tally in tallies) for kind in range(len(CALL_KINDS))]
+
+    def _count_exits(self, f: Fields) -> Reply:
+        if f["of"] == "pmu":
+            return _value(sum(self._exits[reason] for reason in _PMU_REASONS))
+        return _value(self._exits[ExitReason[f["of"]]])
+
+    def _count_calls(self, f: Fields) -> Reply:
+        made = [now - was for now, was in zip(self._calls(), self._calls_before, strict=True)]
+        return _value(sum(made) if f["of"] == "all" else made[CALL_KINDS.index(f["of"])])
+
+    def _event(self, f: Fields) -> Reply:
+        vpmu, index = self._host.vpmu, f["counter"]
+        bank: list[Pmc] = vpmu.fixed if index >= FIXED_BASE else vpmu.gp
+        event = bank[index % FIXED_BASE].event
+        if f["of"] == "exists":
+            return _value(int(event is not None))
+        if event is None:
+            return Reply()
+        return _value(_attribute(event, f["of"]))
+
+
+def _attribute(event: PerfEvent, name: str) -> int:
+    if name == "counting":
+        return int(event.counting)
+    if name == "kind":
+        return -1 if event.attr.kind is None else event.attr.kind
+    if name == "period":
+        return event.period
+    if name in ("exclude_user", "exclude_kernel"):
+        mode = MODE_USER if name == "exclude_user" else MODE_KERNEL
+        return int(not event.attr.modes & mode)
+    raise Unsupported(f"no such attribute: {name}")
+
+
+def _value(value: int) -> Reply:
+    return Reply(value=value)
+
+
+def _nobody(_: int) -> None:
+    return None

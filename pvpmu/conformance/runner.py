@@ -1,0 +1,241 @@
+"""Run vectors on a target: one path, or the trap path and every page path in comparison.
+
+In comparison the vector runs on each machine by itself, and what its guest could see is compared
+operation by operation: the two sequences must be equal, except where an operation names a
+negotiated feature that may change it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from types import FrameType
+
+from pvpmu import __version__
+from pvpmu.conformance.features import FEATURES
+from pvpmu.conformance.interpreter import CaseFailed, Interpreter, Step
+from pvpmu.conformance.ops import PathName
+from pvpmu.conformance.target import Hello, Target, Unsupported
+from pvpmu.conformance.vector import PATHS, PROFILES, Vector
+from pvpmu.conformance.verdict import CaseResult, Failure, RunResult, Verdict, tally
+from pvpmu.shared.errors import PvpmuError, UsageError
+
+PATH_CHOICES = ("trap", "page", "both")
+_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """What to run.
+
+    ``path``: of PATH_CHOICES; page paths run without and with FREEZE. ``profile``: empty for the
+    target's first that a vector admits. ``target`` is how the command line names the target.
+    """
+
+    path: str = "both"
+    profile: str = ""
+    strict: bool = False
+    target: str = "inline"
+    extra: tuple[str, ...] = ()
+    limit_s: float = _LIMIT_S
+
+
+@dataclass(slots=True)
+class _Run:
+    """One vector on one path: its verdict so far and what its guest saw."""
+
+    path: PathName
+    profile: str
+    verdict: Verdict
+    reason: str = ""
+    failure: Failure | None = None
+    trace: list[Step] = field(default_factory=list)
+    compared: bool = False
+
+
+class _TimeLimitError(Exception):
+    """A case took longer than its limit."""
+
+
+class Runner:
+    """Runs vectors on what ``open_target`` opens; a target that raised is opened anew."""
+
+    def __init__(self, open_target: Callable[[], Target], config: RunConfig) -> None:
+        self._open = open_target
+        self._config = config
+        self._target = open_target()
+        self.hello: Hello = self._target.hello()
+        unknown = set(self.hello.profiles) - set(PROFILES)
+        if unknown:
+            raise UsageError(f"target {self.hello.name}: unknown profile {min(unknown)}")
+
+    def run(
+        self,
+        vectors: Sequence[Vector],
+        on_result: Callable[[CaseResult], None] = lambda _: None,
+    ) -> RunResult:
+        """Run all; ``on_result`` hears of each as it ends."""
+        results = []
+        for vector in vectors:
+            for result in self.run_vector(vector):
+                results.append(result)
+                on_result(result)
+        return RunResult(
+            pvpmu=__version__,
+            target=self.hello,
+            path=self._config.path,
+            strict=self._config.strict,
+            tally=tally(results),
+            results=tuple(results),
+        )
+
+    def run_vector(self, vector: Vector) -> list[CaseResult]:
+        """Run one vector on each of its paths that is asked for."""
+        asked = {"trap": PATHS[:1], "page": PATHS[1:], "both": PATHS}[self._config.path]
+        runs = [self._run(vector, path) for path in vector.runs_on() if path in asked]
+        if self._config.path == "both" and runs and runs[0].path == "trap":
+            for run in runs[1:]:
+                _compare(vector, runs[0], run)
+        return [self._result(vector, run) for run in runs]
+
+    def close(self) -> None:
+        """Let the target go."""
+        self._target.close()
+
+    def _run(self, vector: Vector, path: PathName) -> _Run:
+        offered = self.hello.profiles
+        admitted = [name for name in offered if name in vector.profiles]
+        if self._config.profile:
+            admitted = [name for name in admitted if name == self._config.profile]
+        if not admitted:
+            asked = self._config.profile or ", ".join(offered)
+            reason = f"holds in {', '.join(vector.profiles)}; the target was run as {asked}"
+            return _Run(path, self._config.profile, Verdict.SKIP, reason)
+        missing = sorted(vector.needs(path) - set(self.hello.features))
+        if missing:
+            reason = "; ".join(f"needs {name}: {FEATURES[name]}" for name in missing)
+            return _Run(path, admitted[0], Verdict.SKIP, reason)
+        return self._interpret(vector, path, admitted[0])
+
+    def _interpret(self, vector: Vector, path: PathName, profile: str) -> _Run:
+        interpreter = Interpreter(vector, path, profile, self._target)
+        run = _Run(path, profile, Verdict.PASS, trace=interpreter.trace)
+        try:
+            with _time_limit(self._config.limit_s):
+                interpreter.run()
+        except CaseFailed as failed:
+            run.verdict, run.failure = Verdict.FAIL, failed.failure
+        except Unsupported as error:
+            run.verdict = Verdict.FAIL
+            run.reason = f"everything it needs is advertised, yet: {error}"
+        except _TimeLimitError:
+            run.verdict = Verdict.ERROR
+            run.reason = (
+                f"not done after {self._config.limit_s:g} s, at op {interpreter.where or 'reset'}"
+            )
+        except PvpmuError as error:
+            run.verdict, run.reason = Verdict.ERROR, f"op {interpreter.where}: {error}"
+        except Exception as error:  # noqa: BLE001 (whatever a target raises ends its case only)
+            run.verdict = Verdict.ERROR
+            run.reason = f"op {interpreter.where}: {type(error).__name__}: {error}"
+        if run.verdict is Verdict.ERROR:
+            self._reopen()
+        return run
+
+    def _reopen(self) -> None:
+        # It is broken already, and the case says so.
+        with suppress(Exception):
+            self._target.close()
+        self._target = self._open()
+
+    def _result(self, vector: Vector, run: _Run) -> CaseResult:
+        verdict = run.verdict
+        if verdict is Verdict.FAIL and vector.level != "MUST" and not self._config.strict:
+            verdict = Verdict.NON_STRICT
+        unwell = verdict in (Verdict.FAIL, Verdict.ERROR, Verdict.NON_STRICT)
+        return CaseResult(
+            id=vector.id,
+            path=run.path,
+            profile=run.profile,
+            verdict=verdict,
+            title=vector.title,
+            clause=vector.clause,
+            level=vector.level,
+            reason=run.reason,
+            failure=run.failure,
+            replay=self._replay(vector, run) if unwell else "",
+        )
+
+    def _replay(self, vector: Vector, run: _Run) -> str:
+        path = "both" if run.compared else run.path.split("+", 1)[0]
+        words = ["pvpmu", "conform", "run", vector.id, "--target", self._config.target]
+        words += ["--path", path, "--profile", run.profile]
+        for folder in self._config.extra:
+            words += ["--extra", folder]
+        return shlex.join(words)
+
+
+def select(vectors: Sequence[Vector], patterns: Sequence[str]) -> list[Vector]:
+    """Vectors whose id, case id or area matches a glob; raises UsageError if one matches none."""
+    if not patterns:
+        return list(vectors)
+    chosen: dict[str, Vector] = {}
+    for pattern in patterns:
+        hits = [
+            vector
+            for vector in vectors
+            if any(fnmatchcase(name, pattern) for name in (vector.id, vector.case, vector.area))
+        ]
+        if not hits:
+            raise UsageError(f"no vector matches {pattern!r}; see pvpmu conform list")
+        chosen.update((vector.id, vector) for vector in hits)
+    return [vector for vector in vectors if vector.id in chosen]
+
+
+def _compare(vector: Vector, trap: _Run, run: _Run) -> None:
+    """Fail ``run`` at the first thing that its guest saw otherwise than trap's."""
+    if run.verdict is not Verdict.PASS or trap.verdict is not Verdict.PASS:
+        return
+    negotiated = {"freeze"} if run.path == "page+freeze" else set()
+    skipped = {step.where for step in (*trap.trace, *run.trace) if negotiated & step.differs}
+    ours = [step for step in run.trace if step.where not in skipped]
+    theirs = [step for step in trap.trace if step.where not in skipped]
+    for index in range(max(len(ours), len(theirs))):
+        mine = ours[index] if index < len(ours) else None
+        other = theirs[index] if index < len(theirs) else None
+        if mine is None or other is None or mine.seen != other.seen or mine.where != other.where:
+            at = mine or other
+            assert at is not None
+            run.verdict, run.compared = Verdict.FAIL, True
+            run.failure = Failure(
+                where=at.where,
+                op=at.text,
+                expected=f"as on the trap path: {other.text_seen if other else 'nothing more'}",
+                actual=mine.text_seen if mine else "nothing more",
+            )
+            run.reason = f"{vector.id}: a guest can tell {run.path} from trap"
+            return
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise in the running code after ``seconds``; only the main thread can be interrupted so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(_number: int, _frame: FrameType | None) -> None:
+        raise _TimeLimitError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
