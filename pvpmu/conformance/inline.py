@@ -29,6 +29,7 @@ from pvpmu.shared.events import BRANCHES, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.tally import CALL_KINDS
+from pvpmu.shared.units import U64_MASK
 
 _FEATURES = (
     "page", "freeze", "cpuid", "is-paused", "forced-emulation", "nmi", "nmi-at", "hlt", "smp",
@@ -36,7 +37,6 @@ _FEATURES = (
 )  # fmt: skip
 _PROFILES = ("kvm-5.14",)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
-_SPARE_PAGES = 2
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 Fields = Mapping[str, Any]
@@ -73,7 +73,7 @@ class InlineTarget:
             page=c["page"],
             freeze=c["page"] and c["freeze"],
         )
-        pages = bytearray((c["vcpus"] + _SPARE_PAGES) * PAGE_SIZE)
+        pages = bytearray(c["pages"] * PAGE_SIZE)
         memory = memoryview(pages).cast("Q")
 
         def call_back(number: int) -> None:
@@ -333,7 +333,7 @@ def _attribute(event: PerfEvent, name: str) -> int:
 
 
 def _value(value: int) -> Reply:
-    return Reply(value=value)
+    return Reply(value=value & U64_MASK)
 
 
 def _nobody(_: int) -> None:

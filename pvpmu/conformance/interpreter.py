@@ -17,9 +17,12 @@ from pvpmu.conformance.target import Json, Reply, Target
 from pvpmu.conformance.vector import Vector, walk
 from pvpmu.conformance.verdict import Failure
 from pvpmu.shared import cpuid
+from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.units import U64_MASK
 
 _MOST_TURNS = 100_000
+_SPARE_PAGES = 2
+"""Guest memory is one page for each vCPU, at number * PAGE_SIZE, and these."""
 _VISIBLE = (
     ops.Wr,
     ops.Rd,
@@ -117,6 +120,7 @@ class Interpreter:
         config["freeze"] = freeze
         config["profile"] = self._profile
         config["nmi_at"] = any(isinstance(op, ops.NmiAt) for op in walk(self._vector.ops))
+        config["pages"] = self._vector.config.vcpus + _SPARE_PAGES
         self._target.reset(config)
         self._vcpu = 0
         # The trap path offers what the page path does, so that CPUID is the same; its guest does
@@ -126,7 +130,7 @@ class Interpreter:
             self._ask("cpuid", leaf=cpuid.LEAF, register="edx").value or 0,
             full_width=self._vector.config.full_width and self._vector.config.pdcm,
         )
-        self._names |= shape.names()
+        self._names |= shape.names() | {"MEMORY": config["pages"] * PAGE_SIZE}
         if self._path != "trap" and self._vector.config.register:
             for vcpu in range(self._vector.config.vcpus):
                 self._vcpu = vcpu

@@ -355,7 +355,7 @@ class Calls(Observed, frozen=True, kw_only=True, tag="calls"):
 class Event(Observed, frozen=True, kw_only=True, tag="event"):
     """The host event behind a counter (global index): one of its attributes.
 
-    ``exists``; ``counting``; ``kind`` (event number, -1 for one that the silicon lacks);
+    ``exists``; ``counting``; ``kind`` (event number, U64 for one that the silicon lacks);
     ``exclude_user``, ``exclude_kernel``; ``period``; ``pinned``, ``exclude_host``,
     ``exclude_idle``.
     """
