@@ -1,4 +1,4 @@
-"""``pvpmu``: bench, registers, abi and cleanup."""
+"""``pvpmu``: bench, conform, registers, abi and cleanup."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
+from pvpmu.conformance.cli import add_commands
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
@@ -90,6 +91,7 @@ def _parser() -> CommandParser:
         help="host and guest worker of a vCPU on the same CPU, on two, or anywhere (%(default)s)",
     )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
+    add_commands(commands)
     registers = commands.add_parser(
         "registers",
         help="print the register table: names, addresses, rules, place in the page",

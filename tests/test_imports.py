@@ -18,6 +18,8 @@ PURE = (
     "host/vpmu.py", "host/pmi.py",
     "host/pvpage.py", "host/stats.py", "host/vcpu.py",
 )  # fmt: skip
+PRINTS = {"conformance/console.py"}
+BOTH_SIDES = {"conformance/inline.py", "conformance/window.py"}
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}
 
 
@@ -60,22 +62,29 @@ def test_the_package_is_where_these_rules_look() -> None:
 
 @pytest.mark.parametrize("file", _under("guest/"))
 def test_the_guest_never_imports_the_host(file: str) -> None:
-    assert not _inside(_imports(file), "pvpmu.host")
+    assert not _inside(_imports(file), "pvpmu.host", "pvpmu.conformance")
 
 
 @pytest.mark.parametrize("file", _under("host/"))
 def test_the_host_never_imports_the_guest(file: str) -> None:
-    assert not _inside(_imports(file), "pvpmu.guest")
+    assert not _inside(_imports(file), "pvpmu.guest", "pvpmu.conformance")
 
 
 @pytest.mark.parametrize("file", _under("shared/"))
-def test_what_both_share_imports_neither_side_nor_the_bench(file: str) -> None:
-    assert not _inside(_imports(file), "pvpmu.host", "pvpmu.guest", "pvpmu.bench")
+def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
+    users = ("pvpmu.host", "pvpmu.guest", "pvpmu.bench", "pvpmu.conformance")
+    assert not _inside(_imports(file), *users)
+
+
+@pytest.mark.parametrize("file", sorted(set(_under("conformance/")) - BOTH_SIDES))
+def test_only_the_inline_target_knows_the_implementation(file: str) -> None:
+    assert not _inside(_imports(file), "pvpmu.host", "pvpmu.guest")
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_only_what_prints_may_import_rich(file: str) -> None:
-    prints = file.startswith(("bench/", "console/")) or Path(file).name == "cli.py"
+    prints = file.startswith(("bench/", "console/")) or file in PRINTS
+    prints = prints or Path(file).name == "cli.py"
     if not prints:
         assert not _inside(_imports(file), "rich")
 
