@@ -137,18 +137,18 @@ def walk(ops: Iterable[AnyOp]) -> Iterator[AnyOp]:
 
 
 def load_vectors(extra: Iterable[Path] = ()) -> list[Vector]:
-    """The shipped vectors and those of ``extra`` folders, by area and id.
+    """The shipped vectors and those of ``extra`` folders, in their order.
 
     Raises :class:`UsageError` naming file, vector and field.
     """
     shipped = resources.files("pvpmu.conformance") / "vectors"
-    texts = [(entry.name, entry.read_bytes()) for entry in shipped.iterdir()]
+    texts = sorted((entry.name, entry.read_bytes()) for entry in shipped.iterdir())
     for folder in extra:
         if not folder.is_dir():
             raise UsageError(f"{folder}: is no folder of vectors")
         texts += [(str(file), file.read_bytes()) for file in sorted(folder.glob("*.json"))]
     found: dict[str, Vector] = {}
-    for source, text in sorted(texts):
+    for source, text in texts:
         if not source.endswith(".json") or Path(source).name == SCHEMA_NAME:
             continue
         for vector in parse_vectors(text, source).vectors:
