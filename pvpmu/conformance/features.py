@@ -42,6 +42,7 @@ FEATURES = {
     "set-cpuid": "KVM_SET_CPUID2 before and after the first run",
     "filter": "the event filter",
     "save": "save and restore",
+    "dirty-log": "the log of host stores to guest memory",
     "host-load": "the host's own events on the same counters",
     "preempt": "scheduling the vCPU's thread out and in (lazy release)",
     "move": "moving the vCPU's thread to another CPU",
@@ -50,7 +51,6 @@ FEATURES = {
     "calls": "counts of host perf calls by kind",
     "host-events": "attributes and periods of host events",
     "host-event-flags": "pinned, exclude_host and exclude_idle of host events",
-    "tsx": "TSX event bits",
 }
 """Feature to what it means."""
 
@@ -75,6 +75,7 @@ _OF_OP: dict[type, str] = {
     ops.PageRead: "page",
     ops.PageWrite: "page",
     ops.State: "page",
+    ops.Dirty: "dirty-log",
     ops.Exits: "exits",
     ops.Calls: "calls",
     ops.VcpuOp: "smp",
@@ -115,6 +116,7 @@ def of_config(config: Config) -> set[str]:
         "pmu-disable": not config.pmu,
         "smp": config.vcpus > 1,
         "lvtpc-era": config.lvtpc_masked is not None,
+        "lvtpc-auto": config.lvtpc_auto,
         "is-paused": not config.is_paused,
     }
     return {name for name, needed in asked.items() if needed}

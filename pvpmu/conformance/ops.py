@@ -56,8 +56,8 @@ class Op(
 ):
     """``on``: only on these paths (and then not compared between paths).
 
-    ``when``: only if this expression is not 0. ``differs``: negotiated features that may change
-    this result between paths.
+    ``when``: only if this expression is not 0. ``differs``: features whose permitted difference
+    may change this result between paths.
     """
 
     on: tuple[PathName, ...] = ()
@@ -327,6 +327,10 @@ class Sync(Op, frozen=True, kw_only=True, tag="sync"):
     refused: bool = False
 
 
+class Dirty(Observed, frozen=True, kw_only=True, tag="dirty"):
+    """Whether the host's dirty log names this vCPU's page since the last ``dirty``: 1 or 0."""
+
+
 class State(Observed, frozen=True, kw_only=True, tag="state"):
     """TRAPPING, RUNNING or FROZEN, as the page says."""
 
@@ -449,6 +453,7 @@ AnyOp = (
     | PageRead
     | PageWrite
     | Sync
+    | Dirty
     | State
     | Mark
     | Exits

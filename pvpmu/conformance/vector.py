@@ -37,7 +37,8 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit
     ``pdcm`` whether that register exists, ``pmu`` off the VM-level disable. ``page``: the host
     offers the page; ``register``: the kit registers it before the first operation on a page path;
     ``freeze``: run page paths without FREEZE, with it, or both. ``lvtpc_masked``: delivery masks
-    LVTPC (None: as the profile says). ``is_paused``: KVM after the 2021 patch.
+    LVTPC (None: as the profile says); ``lvtpc_auto``: page paths negotiate LVTPC_AUTO.
+    ``is_paused``: KVM after the 2021 patch.
     """
 
     gp: Annotated[int, Meta(ge=0, le=16)] = 4
@@ -55,6 +56,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit
     register: bool = True
     freeze: Literal["off", "on", "both"] = "both"
     lvtpc_masked: bool | None = None
+    lvtpc_auto: bool = False
     is_paused: bool = True
 
 
