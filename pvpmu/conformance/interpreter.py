@@ -11,7 +11,7 @@ import msgspec
 
 from pvpmu.conformance import ops
 from pvpmu.conformance.expression import ExpressionError, evaluate
-from pvpmu.conformance.names import PAGE_WORDS, Shape
+from pvpmu.conformance.names import FIXED_NAMES, PAGE_WORDS, SHAPE_NAMES, Shape
 from pvpmu.conformance.ops import AnyOp, Expect, Op, PathName, Value, tag_of, text_of
 from pvpmu.conformance.target import Json, Reply, Target
 from pvpmu.conformance.vector import Vector, walk
@@ -83,6 +83,7 @@ class Interpreter:
         self._path = path
         self._profile = profile
         self._target = target
+        self._asks_shape = bool(SHAPE_NAMES & vector.names())
         self._names: dict[str, int] = {}
         self._loops: dict[str, int] = {}
         self._vcpu = 0
@@ -123,20 +124,23 @@ class Interpreter:
         config["pages"] = self._vector.config.vcpus + _SPARE_PAGES
         self._target.reset(config)
         self._vcpu = 0
-        # The trap path offers what the page path does, so that CPUID is the same; its guest does
-        # not register.
-        shape = Shape.from_leaf(
-            self._ask("cpuid", leaf=cpuid.LEAF, register="eax").value or 0,
-            self._ask("cpuid", leaf=cpuid.LEAF, register="edx").value or 0,
-            full_width=self._vector.config.full_width and self._vector.config.pdcm,
-        )
-        self._names |= shape.names() | {"MEMORY": config["pages"] * PAGE_SIZE}
+        self._names |= FIXED_NAMES | {"MEMORY": config["pages"] * PAGE_SIZE}
+        if self._asks_shape:
+            # Only then: asking runs the vCPU, and some cases need one that has not run.
+            self._names |= self._shape().names()
         if self._path != "trap" and self._vector.config.register:
             for vcpu in range(self._vector.config.vcpus):
                 self._vcpu = vcpu
                 if self._ask("register").value != 1:
                     self._fail("register before the first op", "registered", "refused")
             self._vcpu = 0
+
+    def _shape(self) -> Shape:
+        return Shape.from_leaf(
+            self._ask("cpuid", leaf=cpuid.LEAF, register="eax").value or 0,
+            self._ask("cpuid", leaf=cpuid.LEAF, register="edx").value or 0,
+            full_width=self._vector.config.full_width and self._vector.config.pdcm,
+        )
 
     def _all(self, operations: Sequence[AnyOp], turn: str = "") -> None:
         for number, op in enumerate(operations):

@@ -102,3 +102,9 @@ class Shape:
             "GP": gp,
             "FX": fixed,
         }
+
+
+SHAPE_NAMES = frozenset(Shape(0, 0, 0, 0, 0, full_width=False).names()) - set(FIXED_NAMES)
+"""Names whose values come from CPUID."""
+RUN_NAMES = frozenset({"MEMORY"})
+"""Names whose values come from the configuration."""

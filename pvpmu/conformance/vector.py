@@ -17,7 +17,19 @@ from msgspec import Meta, Struct
 
 from pvpmu.conformance import features
 from pvpmu.conformance.expression import ExpressionError, names_in
-from pvpmu.conformance.ops import AnyOp, Expect, PathName, inside, tag_of
+from pvpmu.conformance.names import FIXED_NAMES, PAGE_WORDS, RUN_NAMES, SHAPE_NAMES
+from pvpmu.conformance.ops import (
+    AnyOp,
+    Expect,
+    FilterEntry,
+    Foreach,
+    Let,
+    Observed,
+    PathName,
+    Repeat,
+    inside,
+    tag_of,
+)
 from pvpmu.shared.errors import UsageError
 
 Level = Literal["MUST", "SHOULD", "MAY"]
@@ -112,6 +124,11 @@ class Vector(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit
             paths = tuple(path for path in paths if path != "page")
         return paths
 
+    def names(self) -> frozenset[str]:
+        """Every name that its expressions use."""
+        texts = (text for op in walk(self.ops) for _, text in _expressions(op))
+        return frozenset[str]().union(*map(names_in, texts))
+
     def needs(self, path: PathName) -> frozenset[str]:
         """Features that a target must advertise for this vector on that path."""
         implied = {name for op in walk(self.ops) if _on(op, path) for name in features.of_op(op)}
@@ -205,15 +222,30 @@ def _check(vector: Vector, source: str, area: str) -> None:
         )
     if not vector.runs_on():
         raise UsageError(f"{where}: field paths: its configuration leaves no path")
+    named = {name for op in walk(vector.ops) for name in _defined(op)}
+    known = named | set(FIXED_NAMES) | SHAPE_NAMES | RUN_NAMES
     for number, op in enumerate(vector.ops):
         for each in walk([op]):
             for name, expression in _expressions(each):
+                allowed = known | set(PAGE_WORDS) if name == "word" else known
                 try:
-                    names_in(expression)
+                    strange = names_in(expression) - allowed
                 except ExpressionError as error:
-                    raise UsageError(
-                        f"{where}: field ops[{number}] ({tag_of(each)} {name}): {error}"
-                    ) from None
+                    what = str(error)
+                else:
+                    if not strange:
+                        continue
+                    what = f"{expression!r}: unknown name {min(strange)!r}"
+                field = f"field ops[{number}] ({tag_of(each)} {name})"
+                raise UsageError(f"{where}: {field}: {what}")
+
+
+def _defined(op: AnyOp) -> Iterator[str]:
+    """Names that an operation gives: results, loop variables."""
+    if isinstance(op, (Observed, Let)) and op.name is not None:
+        yield op.name
+    if isinstance(op, (Repeat, Foreach)) and op.var is not None:
+        yield op.var
 
 
 _WORDS = frozenset({"on", "differs", "name", "of", "what", "event", "kind", "action", "var"})
@@ -230,12 +262,12 @@ def _expressions(op: AnyOp) -> Iterator[tuple[str, str]]:
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Expect):
+    elif isinstance(value, (Expect, FilterEntry)):
         for name in value.__struct_fields__:
             yield from _texts(getattr(value, name))
     elif isinstance(value, tuple):
         for each in value:
-            if isinstance(each, (str, Expect)):
+            if isinstance(each, (str, Expect, FilterEntry)):
                 yield from _texts(each)
 
 

@@ -209,6 +209,17 @@ def test_a_fresh_machine_has_the_same_configuration(outcome: Outcome, new_target
     assert first == second
 
 
+def test_the_vcpu_has_not_run_before_the_first_operation_unless_its_shape_is_asked_for(
+    outcome: Outcome, new_target: Any
+) -> None:
+    target = new_target()
+    outcome(wr("STATUS", 1), target=target)
+    assert [name for name, *_ in target.asked] == ["wr"]
+    target = new_target()
+    outcome(wr("BASE", 1), target=target)
+    assert [name for name, *_ in target.asked] == ["cpuid", "cpuid", "wr"]
+
+
 def test_the_page_path_registers_first_unless_the_vector_does(
     results: Any, new_vector: Any, new_target: Any
 ) -> None:

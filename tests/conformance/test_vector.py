@@ -105,6 +105,18 @@ def _refused(data: object) -> str:
             "field ops[0] (check that)",
         ),
         (
+            {"ops": [{"op": "rd", "msr": "STATSU"}]},
+            "field ops[0] (rd msr): 'STATSU': unknown name 'STATSU'",
+        ),
+        (
+            {"ops": [{"op": "rd", "msr": "pmc + 1"}]},
+            "unknown name 'pmc'",
+        ),
+        (
+            {"ops": [{"op": "filter", "action": "deny", "events": [{"event": "X"}]}]},
+            "field ops[0] (filter events): 'X': unknown name 'X'",
+        ),
+        (
             {"ops": [{"op": "rd", "msr": "a.b", "when": "1"}]},
             "field ops[0] (rd msr): 'a.b'",
         ),
