@@ -1,7 +1,7 @@
 """The rules of docs/protocol.md and what cites them: neither may name what the other has not.
 
 A test cites rules with ``@pytest.mark.rule("FRZ-3", ...)``, a conformance vector with its
-``clause``.
+``rules``.
 """
 
 from __future__ import annotations
@@ -42,15 +42,10 @@ def _marks(file: Path) -> list[str]:
     return found
 
 
-def _clauses(file: Path) -> list[str]:
-    """The clauses of the vectors in a file: one vector, or a list of them."""
+def _rules(file: Path) -> list[str]:
+    """The rules that the vectors of a file cite."""
     content = json.loads(file.read_text("utf-8"))
-    vectors = content if isinstance(content, list) else content.get("vectors", [content])
-    found: list[str] = []
-    for vector in vectors:
-        clause = vector["clause"]
-        found += [clause] if isinstance(clause, str) else clause
-    return found
+    return [rule for vector in content["vectors"] for rule in vector.get("rules", [])]
 
 
 @cache
@@ -60,8 +55,8 @@ def cited() -> dict[str, list[str]]:
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
         for rule in _marks(file):
             found.setdefault(rule, []).append(file.name)
-    for file in sorted(VECTORS.rglob("*.json")):
-        for rule in _clauses(file):
+    for file in sorted(VECTORS.glob("[A-Z]*.json")):
+        for rule in _rules(file):
             found.setdefault(rule, []).append(file.name)
     return found
 

@@ -191,7 +191,7 @@ def _print_list(vectors: list[Vector]) -> int:
 def _explain(args: argparse.Namespace) -> int:
     for vector in _selected(args):
         print(f"{vector.id}: {vector.title}")
-        print(f"  clause    {vector.clause} ({vector.level})")
+        print(f"  clause    {vector.source} ({vector.level})")
         print(f"  profiles  {', '.join(vector.profiles)}")
         print(f"  paths     {', '.join(vector.runs_on())}")
         needs = frozenset[str]().union(*(vector.needs(path) for path in vector.runs_on()))

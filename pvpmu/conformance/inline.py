@@ -323,12 +323,12 @@ def _attribute(event: PerfEvent, name: str) -> int:
     if name == "counting":
         return int(event.counting)
     if name == "kind":
-        return -1 if event.attr.kind is None else event.attr.kind
+        return -1 if event.kind is None else event.kind
     if name == "period":
         return event.period
     if name in ("exclude_user", "exclude_kernel"):
         mode = MODE_USER if name == "exclude_user" else MODE_KERNEL
-        return int(not event.attr.modes & mode)
+        return int(not event.modes & mode)
     raise Unsupported(f"no such attribute: {name}")
 
 

@@ -164,7 +164,7 @@ class Runner:
             profile=run.profile,
             verdict=verdict,
             title=vector.title,
-            clause=vector.clause,
+            clause=vector.source,
             level=vector.level,
             reason=run.reason,
             failure=run.failure,

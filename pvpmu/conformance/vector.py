@@ -38,6 +38,7 @@ PROFILES = ("kvm-5.14", "kvm-6.12", "strict-sdm")
 _KVM_LIKE = ("kvm-5.14", "kvm-6.12")
 PATHS: tuple[PathName, ...] = ("trap", "page", "page+freeze")
 SCHEMA_NAME = "schema.json"
+_RULE = r"^[A-Z]{2,3}-[1-9][0-9]*$"
 _ID = r"^[A-Z]{2,4}-[0-9]{2,3}(/[a-z0-9]+)?$"
 
 
@@ -75,14 +76,16 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit
 class Vector(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
     """One case.
 
-    ``requires``: features of the target beyond those that its operations and configuration imply.
-    ``profile``: those it holds in (none: all). ``note``: where the project's design decides
-    otherwise than the catalogue, and how.
+    ``clause``: where the requirement comes from. ``rules``: those of ``docs/protocol.md`` that it
+    tests. ``requires``: features of the target beyond those that its operations and configuration
+    imply. ``profile``: those it holds in (none: all). ``note``: where the project's design
+    decides otherwise than the catalogue, and how.
     """
 
     id: Annotated[str, Meta(pattern=_ID)]
     title: str
     clause: str
+    rules: tuple[Annotated[str, Meta(pattern=_RULE)], ...] = ()
     level: Level = "MUST"
     requires: tuple[str, ...] = ()
     profile: tuple[ProfileName, ...] = ()
@@ -112,6 +115,11 @@ class Vector(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit
             for name in (_KVM_LIKE if given == "kvm-like" else (given,))
         }
         return tuple(name for name in PROFILES if name in named)
+
+    @property
+    def source(self) -> str:
+        """Rules and clause, for people."""
+        return "; ".join([*self.rules, self.clause])
 
     def runs_on(self) -> tuple[PathName, ...]:
         """The paths it runs on, in order."""

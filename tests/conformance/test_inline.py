@@ -84,14 +84,14 @@ def _no_copy(self: HostPage) -> bool:
 MUTANTS: dict[str, tuple[Any, str, Any, str]] = {
     "sign extension forgotten": (host_vpmu, "sign_extended", lambda value: value, "WID-02/b"),
     "acknowledgements lost": (HostPage, "load_status", _no_status, "OVF-09"),
-    "same value pauses": (Vpmu, "_write_global_ctrl", _always_reprogram, "CMT-06"),
+    "same value pauses": (Vpmu, "_write_global_ctrl", _always_reprogram, "TURN-06"),
     "PMI lost": (PmiDelivery, "raise_pmi", _never_pending, "OVF-01"),
     "import forgotten": (HostPage, "import_words", _no_copy, "RPM-10"),
     "guest thinks no fixed counter is enabled": (
         guest_page,
         "fixed_enables",
         lambda _: 0,
-        "CMT-03",
+        "TURN-03",
     ),
 }
 
