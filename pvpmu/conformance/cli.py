@@ -1,4 +1,4 @@
-"""``pvpmu conform``: run, list, explain."""
+"""``pvpmu conform``: run, list, explain, schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.ops import AnyOp, inside, text_of
-from pvpmu.conformance.vector import PROFILES, Vector, load_vectors
+from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
 from pvpmu.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     explain.set_defaults(command=_explain)
     explain.add_argument("id", nargs="+", metavar="ID", help="id, or glob of ids")
     explain.add_argument("--extra", **_EXTRA)
+    published = actions.add_parser("schema", help="print the JSON Schema of vector files")
+    published.set_defaults(command=_schema)
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +203,11 @@ def _explain(args: argparse.Namespace) -> int:
         if vector.note:
             print(f"  note      {vector.note}")
         _print_ops(vector.ops, "  ")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    sys.stdout.write(schema().decode())
     return 0
 
 

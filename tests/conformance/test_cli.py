@@ -134,3 +134,8 @@ def test_explain_shows_the_case(capsys: Any) -> None:
     assert out.startswith("OVF-08/a: five overflows are five PMIs")
     assert "paths     trap, page, page+freeze" in out
     assert "        0 wr msr=GLOBAL_CTRL value=0" in out
+
+
+def test_the_schema_is_printed(capsys: Any) -> None:
+    assert _run("schema") == 0
+    assert json.loads(capsys.readouterr().out)["$defs"]["Vector"]

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_published_schema_is_that_of_the_types() -> None:
-    assert (FOLDER / "schema.json").read_bytes() == schema()
+    same = (FOLDER / "schema.json").read_bytes() == schema()
+    assert same, "run: pvpmu conform schema > pvpmu/conformance/vectors/schema.json"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
