@@ -35,7 +35,7 @@ def print_run(result: RunResult, console: Console, *, skips: bool = False) -> No
 
 
 def _table(result: RunResult) -> Table:
-    paths = list(dict.fromkeys(case.path for case in result.results))
+    paths = result.paths
     table = Table(title="verdicts by area and path", title_justify="left")
     table.add_column("area")
     for path in paths:

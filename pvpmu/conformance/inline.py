@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from pvpmu import __version__
@@ -28,12 +29,14 @@ from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.events import BRANCHES, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.shared.profile import Profile, profile_named
 from pvpmu.shared.tally import CALL_KINDS
 from pvpmu.shared.units import U64_MASK
 
 _FEATURES = (
-    "page", "freeze", "cpuid", "is-paused", "forced-emulation", "nmi", "nmi-at", "hlt", "smp",
-    "reset", "exits", "calls", "host-events",
+    "page", "freeze", "lvtpc-auto", "negotiation", "generation", "lvtpc-era", "cpuid", "is-paused",
+    "forced-emulation", "nmi", "nmi-at", "hlt", "smp", "reset", "init", "preempt", "dirty-log",
+    "exits", "calls", "host-events",
 )  # fmt: skip
 _PROFILES = ("kvm-5.14",)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
@@ -72,7 +75,11 @@ class InlineTarget:
             is_paused=c["is_paused"],
             page=c["page"],
             freeze=c["page"] and c["freeze"],
+            lvtpc_auto=c["page"] and c["lvtpc_auto"],
         )
+        profile = profile_named(c["profile"])
+        if c["lvtpc_masked"] is not None:
+            profile = replace(profile, lvtpc_masked=c["lvtpc_masked"])
         pages = bytearray(c["pages"] * PAGE_SIZE)
         memory = memoryview(pages).cast("Q")
 
@@ -80,7 +87,7 @@ class InlineTarget:
             self._on_nmi(number)
 
         self._machines = [
-            _Machine(number, memory, design, shape, call_back, windowed=bool(c["nmi_at"]))
+            _Machine(number, memory, design, shape, profile, call_back, windowed=bool(c["nmi_at"]))
             for number in range(c["vcpus"])
         ]
 
@@ -112,6 +119,7 @@ class _Machine:
         memory: memoryview[int],
         design: Design,
         shape: PmuCpuid,
+        profile: Profile,
         on_nmi: OnNmi,
         *,
         windowed: bool,
@@ -122,7 +130,7 @@ class _Machine:
         self._address = number * PAGE_SIZE
         first = self._address // 8
         self._words = memory[first : first + PAGE_SIZE // 8]
-        self._host = HostVcpu(self._slot, memory, design, shape)
+        self._host = HostVcpu(self._slot, memory, design, shape, profile)
         self._windows = WindowMemory(memory) if windowed else None
         self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
@@ -145,11 +153,13 @@ class _Machine:
             "nmis": lambda _: _value(self._nmis),
             "hlt": self._hlt,
             "reset": self._reset,
+            "preempt": self._preempt,
             "register": lambda _: self._register(),
             "unregister": lambda _: self._unregister(),
             "page.read": lambda f: _value(self._words[f["word"]]),
             "page.write": self._page_write,
             "sync": lambda _: self._sync(),
+            "dirty": lambda _: self._dirty(),
             "state": lambda _: self._state(),
             "mark": lambda _: self._mark(),
             "exits": self._count_exits,
@@ -251,13 +261,39 @@ class _Machine:
         self._vcpu.exit(ExitReason.HLT)
         return Reply()
 
+    # The host --------------------------------------------------------------------------------
+
+    def _call(self, what: Callable[[], None]) -> None:
+        """Let the host do something while the vCPU is stopped: an exit that is not counted."""
+
+        def serve() -> bool:
+            what()
+            return True
+
+        self._host.on_call = serve
+        self._vcpu.exit(ExitReason.CONTROL, 0, Control.CALL)
+        self._host.on_call = None
+
     def _reset(self, f: Fields) -> Reply:
-        if f["kind"] != "reset":
-            raise Unsupported(f"no such operation: reset {f['kind']}")
+        if f["kind"] == "init":
+            self._call(self._host.init)
+            return Reply()
+        # What a guest that starts anew would do: it knows of no page.
         self._vcpu.forget_page()
         self._vcpu.exit(ExitReason.CONTROL, 0, Control.RESET)
         self._mark()
         return Reply()
+
+    def _preempt(self, f: Fields) -> Reply:
+        for _ in range(f["times"]):
+            self._call(self._host.preempt)
+        return Reply()
+
+    def _dirty(self) -> Reply:
+        frame = self._address // PAGE_SIZE
+        logged = frame in self._host.dirty_frames
+        self._host.dirty_frames.clear()
+        return _value(int(logged))
 
     # The page --------------------------------------------------------------------------------
 

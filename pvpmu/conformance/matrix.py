@@ -26,7 +26,7 @@ _LEGEND = {
 
 def as_html(result: RunResult) -> str:
     """The page as text."""
-    paths = list(dict.fromkeys(case.path for case in result.results))
+    paths = result.paths
     rows: dict[str, dict[str, CaseResult]] = {}
     for case in result.results:
         rows.setdefault(case.id, {})[case.path] = case
@@ -51,7 +51,7 @@ Profiles: {escape(", ".join(result.target.profiles))}.</p>
 """
 
 
-def _row(cells: dict[str, CaseResult], paths: list[str]) -> str:
+def _row(cells: dict[str, CaseResult], paths: tuple[str, ...]) -> str:
     first = next(iter(cells.values()))
     tds = "".join(_cell(cells.get(path)) for path in paths)
     return (

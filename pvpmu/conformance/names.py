@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvpmu.shared import cpuid, exits, page
+from pvpmu.shared import cpuid, exits, page, registration
 from pvpmu.shared import registers as msr
 from pvpmu.shared.events import EVENTS
 from pvpmu.shared.registers import Role
@@ -47,9 +47,9 @@ FIXED_NAMES = {
     "BRANCH_MISSES": _EVENTS["BRANCH_MISSES"],
     "NMI": cpuid.LVT_NMI,
     "MASKED": cpuid.LVT_MASKED,
-    "ENABLE": page.PAGE_ENABLE,
+    "ENABLE": registration.ENABLE,
     "FREEZE": page.FEATURE_FREEZE,
-    "LVTPC_AUTO": 1 << 2,
+    "LVTPC_AUTO": page.FEATURE_LVTPC_AUTO,
     "PAGE_SIZE": page.PAGE_SIZE,
     "LEAF_PMU": cpuid.LEAF,
     "LEAF_PV": exits.LEAF_SIGNATURE,

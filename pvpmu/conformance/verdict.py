@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from pvpmu.conformance.target import Hello
+from pvpmu.conformance.vector import PATHS
 from pvpmu.shared.errors import UsageError
 
 RESULT_SCHEMA = 1
@@ -67,6 +68,12 @@ class RunResult(Struct, frozen=True, kw_only=True):
     strict: bool
     tally: dict[str, int]
     results: tuple[CaseResult, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that were run, in their usual order."""
+        ran = {result.path for result in self.results}
+        return tuple(path for path in PATHS if path in ran)
 
     @property
     def failed(self) -> bool:
