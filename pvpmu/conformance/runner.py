@@ -20,7 +20,7 @@ from pvpmu import __version__
 from pvpmu.conformance.features import FEATURES
 from pvpmu.conformance.interpreter import CaseFailed, Interpreter, Step
 from pvpmu.conformance.ops import PathName
-from pvpmu.conformance.target import Hello, Target, Unsupported
+from pvpmu.conformance.target import PROTOCOL, Hello, Target, Unsupported
 from pvpmu.conformance.vector import PATHS, PROFILES, Vector
 from pvpmu.conformance.verdict import CaseResult, Failure, RunResult, Verdict, tally
 from pvpmu.shared.errors import PvpmuError, UsageError
@@ -70,6 +70,11 @@ class Runner:
         self._config = config
         self._target = open_target()
         self.hello: Hello = self._target.hello()
+        if self.hello.protocol != PROTOCOL:
+            raise UsageError(
+                f"target {self.hello.name}: speaks protocol {self.hello.protocol}, "
+                f"expected {PROTOCOL}"
+            )
         unknown = set(self.hello.profiles) - set(PROFILES)
         if unknown:
             raise UsageError(f"target {self.hello.name}: unknown profile {min(unknown)}")

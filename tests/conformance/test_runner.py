@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from pvpmu.cli import main
@@ -191,12 +192,19 @@ def test_a_replayed_run_is_the_same_bytes(vectors: list[Vector], inline_runner: 
     assert as_json(inline_runner().run(some)) == as_json(inline_runner().run(some))
 
 
-def test_an_unknown_profile_of_a_target_is_refused(new_target: Any) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"profiles": ("amd",)}, "target fake: unknown profile amd"),
+        ({"protocol": 2}, "target fake: speaks protocol 2, expected 1"),
+    ],
+)
+def test_a_target_that_cannot_be_understood_is_refused(
+    new_target: Any, changes: dict[str, Any], said: str
+) -> None:
     class Odd(new_target):  # type: ignore[misc]
         def hello(self) -> Any:
-            return (
-                super().hello().__class__(name="odd", version="1", features=(), profiles=("amd",))
-            )
+            return msgspec.structs.replace(super().hello(), **changes)
 
-    with pytest.raises(UsageError, match="unknown profile amd"):
+    with pytest.raises(UsageError, match=said):
         Runner(Odd, RunConfig())
