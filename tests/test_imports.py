@@ -19,7 +19,7 @@ PURE = (
     "host/pvpage.py", "host/stats.py", "host/vcpu.py",
 )  # fmt: skip
 PRINTS = {"conformance/console.py"}
-BOTH_SIDES = {"conformance/inline.py", "conformance/window.py"}
+BOTH_SIDES = {"conformance/hostcalls.py", "conformance/inline.py", "conformance/window.py"}
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}
 
 

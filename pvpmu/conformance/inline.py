@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pvpmu import __version__
 from pvpmu.conformance.burst import Burst
+from pvpmu.conformance.hostcalls import HostCalls
 from pvpmu.conformance.names import FROZEN, RUNNING, TRAPPING
 from pvpmu.conformance.ops import EVENT_NAMES
 from pvpmu.conformance.target import Hello, Json, OnNmi, Reply, Unsupported
@@ -36,7 +37,7 @@ from pvpmu.shared.units import U64_MASK
 _FEATURES = (
     "page", "freeze", "lvtpc-auto", "negotiation", "generation", "lvtpc-era", "cpuid", "is-paused",
     "forced-emulation", "nmi", "nmi-at", "hlt", "smp", "reset", "init", "preempt", "dirty-log",
-    "exits", "calls", "host-events",
+    "exits", "calls", "host-events", "save",
 )  # fmt: skip
 _PROFILES = ("kvm-5.14",)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
@@ -130,11 +131,14 @@ class _Machine:
         self._address = number * PAGE_SIZE
         first = self._address // 8
         self._words = memory[first : first + PAGE_SIZE // 8]
-        self._host = HostVcpu(self._slot, memory, design, shape, profile)
+        self.host = HostVcpu(self._slot, memory, design, shape, profile)
         self._windows = WindowMemory(memory) if windowed else None
         self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
         self._tell = on_nmi
+        self._new_host: Callable[[PmuCpuid], HostVcpu] = lambda shape: HostVcpu(
+            self._slot, memory, design, shape, profile
+        )
         self._exits: Counter[int] = Counter()
         self._calls_before = [0] * len(CALL_KINDS)
         self._nmis = 0
@@ -165,6 +169,7 @@ class _Machine:
             "exits": self._count_exits,
             "calls": self._count_calls,
             "event": self._event,
+            **HostCalls(self).operations(),
         }
 
     def do(self, name: str, operation: Callable[[], Reply]) -> Reply:
@@ -186,7 +191,7 @@ class _Machine:
 
     def _cross(self) -> None:
         self._exits[self._slot[exits.REQUEST] & exits.REASON_MASK] += 1
-        self._host.serve()
+        self.host.serve()
 
     def _nmi_taken(self) -> None:
         self._nmis += 1
@@ -239,7 +244,7 @@ class _Machine:
         vcpu.program = outer
 
     def _foreign_nmi(self) -> Reply:
-        self._host.queue_nmi()
+        self.host.queue_nmi()
         self._vcpu.pmi_exit()
         return Reply()
 
@@ -263,20 +268,26 @@ class _Machine:
 
     # The host --------------------------------------------------------------------------------
 
-    def _call(self, what: Callable[[], None]) -> None:
+    def call(self, what: Callable[[], None]) -> None:
         """Let the host do something while the vCPU is stopped: an exit that is not counted."""
 
         def serve() -> bool:
             what()
             return True
 
-        self._host.on_call = serve
+        self.host.on_call = serve
         self._vcpu.exit(ExitReason.CONTROL, 0, Control.CALL)
-        self._host.on_call = None
+        self.host.on_call = None
+
+    def replace_host(self, gp: int | None) -> None:
+        """A new host vCPU, as on the destination of a migration; memory and slot stay."""
+        shape = self.host.cpuid
+        self.host = self._new_host(shape if gp is None else replace(shape, gp=gp))
+        self._calls_before = [0] * len(CALL_KINDS)
 
     def _reset(self, f: Fields) -> Reply:
         if f["kind"] == "init":
-            self._call(self._host.init)
+            self.call(self.host.init)
             return Reply()
         # What a guest that starts anew would do: it knows of no page.
         self._vcpu.forget_page()
@@ -286,13 +297,13 @@ class _Machine:
 
     def _preempt(self, f: Fields) -> Reply:
         for _ in range(f["times"]):
-            self._call(self._host.preempt)
+            self.call(self.host.preempt)
         return Reply()
 
     def _dirty(self) -> Reply:
         frame = self._address // PAGE_SIZE
-        logged = frame in self._host.dirty_frames
-        self._host.dirty_frames.clear()
+        logged = frame in self.host.dirty_frames
+        self.host.dirty_frames.clear()
         return _value(int(logged))
 
     # The page --------------------------------------------------------------------------------
@@ -332,7 +343,7 @@ class _Machine:
         return Reply()
 
     def _calls(self) -> list[int]:
-        tallies = self._host.stats.tallies
+        tallies = self.host.stats.tallies
         return [sum(tally[kind] for tally in tallies) for kind in range(len(CALL_KINDS))]
 
     def _count_exits(self, f: Fields) -> Reply:
@@ -345,7 +356,7 @@ class _Machine:
         return _value(sum(made) if f["of"] == "all" else made[CALL_KINDS.index(f["of"])])
 
     def _event(self, f: Fields) -> Reply:
-        vpmu, index = self._host.vpmu, f["counter"]
+        vpmu, index = self.host.vpmu, f["counter"]
         bank: list[Pmc] = vpmu.fixed if index >= FIXED_BASE else vpmu.gp
         event = bank[index % FIXED_BASE].event
         if f["of"] == "exists":

@@ -48,7 +48,7 @@ def test_every_skip_has_a_reason(whole_run: list[CaseResult]) -> None:
             assert result.reason.startswith(("needs ", "holds in "))
 
 
-@pytest.mark.parametrize("op", ["kill", "save", "run emulated"])
+@pytest.mark.parametrize("op", ["kill", "filter", "run emulated"])
 def test_what_it_cannot_do_it_says(op: str) -> None:
     target = InlineTarget()
     config = {
