@@ -24,22 +24,23 @@ from pvpmu.host.pmc import Pmc
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import FIXED_BASE, PmuCpuid
+from pvpmu.shared.cpuid import FIXED_BASE, Leaf, PmuCpuid, clamped
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.events import BRANCHES, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
-from pvpmu.shared.profile import Profile, profile_named
+from pvpmu.shared.profile import PROFILES, Profile, profile_named
 from pvpmu.shared.tally import CALL_KINDS
 from pvpmu.shared.units import U64_MASK
 
 _FEATURES = (
     "page", "freeze", "lvtpc-auto", "negotiation", "generation", "lvtpc-era", "cpuid", "is-paused",
     "forced-emulation", "nmi", "nmi-at", "hlt", "smp", "reset", "init", "preempt", "dirty-log",
-    "exits", "calls", "host-events", "save",
+    "exits", "calls", "host-events", "save", "profiles",
+    "versions", "event-vector", "capabilities", "host-msrs", "filter",
 )  # fmt: skip
-_PROFILES = ("kvm-5.14",)
+_PROFILES = tuple(PROFILES)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
@@ -60,16 +61,7 @@ class InlineTarget:
     def reset(self, config: Mapping[str, Json]) -> None:
         """Make a VM of that configuration."""
         c: Fields = config
-        if c["version"] != 2 or c["length"] != 7 or not (c["full_width"] and c["pdcm"]):
-            raise Unsupported("this machine has PMU version 2 with full-width writes only")
-        shape = PmuCpuid(
-            gp=c["gp"],
-            fixed=c["fixed"],
-            gp_width=c["gp_width"],
-            fixed_width=c["fixed_width"],
-            unavailable=c["unavailable"],
-            version=c["version"],
-        )
+        shape = clamped(_leaf(c), pdcm=c["pdcm"], full_width=c["full_width"])
         design = Design(
             name="conformance",
             summary="as the vector says",
@@ -91,6 +83,8 @@ class InlineTarget:
             _Machine(number, memory, design, shape, profile, call_back, windowed=bool(c["nmi_at"]))
             for number in range(c["vcpus"])
         ]
+        for machine in self._machines:
+            machine.calls.vm = self._machines
 
     def op(self, name: str, vcpu: int, fields: Mapping[str, Json], on_nmi: OnNmi) -> Reply:
         """Do one operation."""
@@ -139,6 +133,7 @@ class _Machine:
         self._new_host: Callable[[PmuCpuid], HostVcpu] = lambda shape: HostVcpu(
             self._slot, memory, design, shape, profile
         )
+        self.calls = HostCalls(self)
         self._exits: Counter[int] = Counter()
         self._calls_before = [0] * len(CALL_KINDS)
         self._nmis = 0
@@ -169,7 +164,7 @@ class _Machine:
             "exits": self._count_exits,
             "calls": self._count_calls,
             "event": self._event,
-            **HostCalls(self).operations(),
+            **self.calls.operations(),
         }
 
     def do(self, name: str, operation: Callable[[], Reply]) -> Reply:
@@ -364,6 +359,12 @@ class _Machine:
         if event is None:
             return Reply()
         return _value(_attribute(event, f["of"]))
+
+
+def _leaf(c: Fields) -> Leaf:
+    """CPUID leaf 0xA as the vector's VMM sets it."""
+    eax = c["version"] | c["gp"] << 8 | c["gp_width"] << 16 | c["length"] << 24
+    return eax, c["unavailable"], 0, c["fixed"] | c["fixed_width"] << 5
 
 
 def _attribute(event: PerfEvent, name: str) -> int:
