@@ -8,26 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from pvpmu.conformance.target import Reply
+from pvpmu.host import vmm
 from pvpmu.host.filter import Action, EventFilter, masked_entry
+from pvpmu.host.hardware import PHYSICAL_GP
 from pvpmu.host.migrate import VcpuState, restore, save
 from pvpmu.host.vcpu import HostVcpu
+from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
+from pvpmu.shared.events import BRANCHES, FIXED_KIND
 
 Fields = Mapping[str, Any]
+_FIXED_KINDS = list(FIXED_KIND.values())
 _NO_ACTION = 7
 """For ``bad``: an action that does not exist."""
 _ACTIONS = {"allow": int(Action.ALLOW), "deny": int(Action.DENY), "bad": _NO_ACTION}
 
 
 class Stopped(Protocol):
-    """A vCPU for which a VMM can call."""
+    """A vCPU for which a VMM can call; ``frame``: where its page lies."""
 
     host: HostVcpu
+    frame: int
 
-    def call(self, what: Callable[[], None]) -> None:
+    def shape(self, changes: Fields) -> PmuCpuid:
+        """The PMU of its configuration with some fields of leaf 0xA changed."""
+
+    def call(self, what: Callable[[], object]) -> None:
         """Do it while the vCPU is stopped."""
 
     def replace_host(self, gp: int | None) -> None:
@@ -52,24 +62,19 @@ class HostCalls:
             "save": self._save,
             "restore": self._restore,
             "filter": self._filter,
+            "set_cpuid": self._set_cpuid,
+            "host_load": self._load,
+            "preempt": self._preempt,
+            "dirty": self._dirty,
         }
 
     def _get(self, f: Fields) -> Reply:
-        def get() -> int | None:
-            self.vcpu.host.import_page()
-            return self.vcpu.host.vpmu.host_rdmsr(f["msr"])
-
-        value = self._result(get)
+        value = self._result(lambda: vmm.get_msr(self.vcpu.host, f["msr"]))
         return Reply(refused=True) if value is None else Reply(value=value)
 
     def _set(self, f: Fields) -> Reply:
-        def put() -> bool:
-            self.vcpu.host.import_page()
-            done = self.vcpu.host.vpmu.host_wrmsr(f["msr"], f["value"])
-            _changed(self.vcpu.host)
-            return done
-
-        return Reply(refused=not self._result(put))
+        done = self._result(lambda: vmm.set_msr(self.vcpu.host, f["msr"], f["value"]))
+        return Reply(refused=not done)
 
     def _list(self, f: Fields) -> Reply:
         listed = self.vcpu.host.vpmu.msr_list()
@@ -102,24 +107,31 @@ class HostCalls:
         except UsageError:
             return Reply(refused=True)
         for vcpu in self.vm:
-
-            def put(host: HostVcpu = vcpu.host) -> None:
-                host.import_page()
-                host.vpmu.set_filter(wanted)
-                _changed(host)
-
-            vcpu.call(put)
+            vcpu.call(partial(vmm.set_filter, vcpu.host, wanted))
         return Reply()
+
+    def _set_cpuid(self, f: Fields) -> Reply:
+        shape = self.vcpu.shape(f)
+        return Reply(refused=not self._result(lambda: vmm.set_cpuid(self.vcpu.host, shape)))
+
+    def _load(self, f: Fields) -> Reply:
+        count = f["counters"]
+        kinds = [BRANCHES] * min(count, PHYSICAL_GP) + _FIXED_KINDS[: max(count - PHYSICAL_GP, 0)]
+        return Reply(value=self._result(lambda: vmm.load(self.vcpu.host, kinds)))
+
+    def _preempt(self, f: Fields) -> Reply:
+        for _ in range(f["times"]):
+            self.vcpu.call(lambda: vmm.preempt(self.vcpu.host))
+        return Reply()
+
+    def _dirty(self, _: Fields) -> Reply:
+        frames = self._result(lambda: vmm.take_dirty(self.vcpu.host))
+        return Reply(value=int(self.vcpu.frame in frames))
 
     def _result(self, what: Callable[[], Any]) -> Any:
         results: list[Any] = []
         self.vcpu.call(lambda: results.append(what()))
         return results[0]
-
-
-def _changed(host: HostVcpu) -> None:
-    if host.page is not None:
-        host.page.registers_changed()
 
 
 def _event_filter(f: Fields) -> EventFilter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from pvpmu import __version__
@@ -19,6 +20,7 @@ from pvpmu.conformance.ops import EVENT_NAMES
 from pvpmu.conformance.target import Hello, Json, OnNmi, Reply, Unsupported
 from pvpmu.conformance.window import QuietVcpu, Window, WindowMemory
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.host import vmm
 from pvpmu.host.perf import PerfEvent
 from pvpmu.host.pmc import Pmc
 from pvpmu.host.vcpu import HostVcpu
@@ -38,7 +40,8 @@ _FEATURES = (
     "page", "freeze", "lvtpc-auto", "negotiation", "generation", "lvtpc-era", "cpuid", "is-paused",
     "forced-emulation", "nmi", "nmi-at", "hlt", "smp", "reset", "init", "preempt", "dirty-log",
     "exits", "calls", "host-events", "save", "profiles",
-    "versions", "event-vector", "capabilities", "host-msrs", "filter",
+    "versions", "event-vector", "capabilities", "host-msrs", "filter", "set-cpuid", "host-load",
+    "emulated-retirement", "privilege", "idle-time", "pmu-disable",
 )  # fmt: skip
 _PROFILES = tuple(PROFILES)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
@@ -61,7 +64,6 @@ class InlineTarget:
     def reset(self, config: Mapping[str, Json]) -> None:
         """Make a VM of that configuration."""
         c: Fields = config
-        shape = clamped(_leaf(c), pdcm=c["pdcm"], full_width=c["full_width"])
         design = Design(
             name="conformance",
             summary="as the vector says",
@@ -80,8 +82,7 @@ class InlineTarget:
             self._on_nmi(number)
 
         self._machines = [
-            _Machine(number, memory, design, shape, profile, call_back, windowed=bool(c["nmi_at"]))
-            for number in range(c["vcpus"])
+            _Machine(number, memory, design, c, profile, call_back) for number in range(c["vcpus"])
         ]
         for machine in self._machines:
             machine.calls.vm = self._machines
@@ -113,20 +114,21 @@ class _Machine:
         number: int,
         memory: memoryview[int],
         design: Design,
-        shape: PmuCpuid,
+        config: Fields,
         profile: Profile,
         on_nmi: OnNmi,
-        *,
-        windowed: bool,
     ) -> None:
         self._number = number
+        self._config = config
+        self.frame = number
+        shape = self.shape({})
         self._slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self._memory = memory
         self._address = number * PAGE_SIZE
         first = self._address // 8
         self._words = memory[first : first + PAGE_SIZE // 8]
         self.host = HostVcpu(self._slot, memory, design, shape, profile)
-        self._windows = WindowMemory(memory) if windowed else None
+        self._windows = WindowMemory(memory) if config["nmi_at"] else None
         self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
         self._tell = on_nmi
@@ -152,13 +154,11 @@ class _Machine:
             "nmis": lambda _: _value(self._nmis),
             "hlt": self._hlt,
             "reset": self._reset,
-            "preempt": self._preempt,
             "register": lambda _: self._register(),
             "unregister": lambda _: self._unregister(),
             "page.read": lambda f: _value(self._words[f["word"]]),
             "page.write": self._page_write,
             "sync": lambda _: self._sync(),
-            "dirty": lambda _: self._dirty(),
             "state": lambda _: self._state(),
             "mark": lambda _: self._mark(),
             "exits": self._count_exits,
@@ -199,8 +199,14 @@ class _Machine:
         return Reply()
 
     def _rdpmc(self, f: Fields) -> Reply:
+        denied = bool(f["cpl"]) and f["protected"] and not f["pce"]
         if f["emulated"]:
+            # The emulator checks what the CPU checks before it exits.
+            if denied:
+                raise GeneralProtectionError("rdpmc", f["index"])
             return _value(self._vcpu.exit(ExitReason.RDPMC, f["index"]))
+        if f["cpl"] and f["protected"]:
+            return _value(self._vcpu.user_rdpmc(f["index"], pce=f["pce"]))
         return _value(self._vcpu.seam.rdpmc(f["index"]))
 
     def _cpuid(self, f: Fields) -> Reply:
@@ -216,7 +222,11 @@ class _Machine:
 
     def _run(self, f: Fields) -> Reply:
         if f["emulated"]:
-            raise Unsupported("no such operation: run emulated")
+            for kind, name in enumerate(EVENT_NAMES):
+                self.call(partial(vmm.emulate, self.host, kind, f[name], f["cpl"]))
+            # The emulator runs at an exit; its VM-entry may bring the PMI.
+            self._vcpu.exit(ExitReason.HLT)
+            return Reply()
         self._retire([f[name] for name in EVENT_NAMES], f["cpl"])
         return Reply()
 
@@ -252,8 +262,7 @@ class _Machine:
         return Reply()
 
     def _hlt(self, f: Fields) -> Reply:
-        if f["cycles"]:
-            raise Unsupported("no such operation: hlt with cycles")
+        # Halted cycles pass without retiring anything, which is all that exclude_idle asks for.
         if f["branches"]:
             self._vcpu.retire(
                 [f["branches"] * (kind == BRANCHES) for kind in range(KINDS)], MODE_KERNEL
@@ -263,7 +272,7 @@ class _Machine:
 
     # The host --------------------------------------------------------------------------------
 
-    def call(self, what: Callable[[], None]) -> None:
+    def call(self, what: Callable[[], object]) -> None:
         """Let the host do something while the vCPU is stopped: an exit that is not counted."""
 
         def serve() -> bool:
@@ -282,24 +291,23 @@ class _Machine:
 
     def _reset(self, f: Fields) -> Reply:
         if f["kind"] == "init":
-            self.call(self.host.init)
+            self.call(lambda: vmm.init(self.host))
             return Reply()
         # What a guest that starts anew would do: it knows of no page.
         self._vcpu.forget_page()
-        self._vcpu.exit(ExitReason.CONTROL, 0, Control.RESET)
+        self.call(lambda: vmm.reset(self.host))
         self._mark()
         return Reply()
 
-    def _preempt(self, f: Fields) -> Reply:
-        for _ in range(f["times"]):
-            self.call(self.host.preempt)
-        return Reply()
-
-    def _dirty(self) -> Reply:
-        frame = self._address // PAGE_SIZE
-        logged = frame in self.host.dirty_frames
-        self.host.dirty_frames.clear()
-        return _value(int(logged))
+    def shape(self, changes: Fields) -> PmuCpuid:
+        """The configured PMU, with what a later KVM_SET_CPUID2 changes."""
+        c = {
+            **self._config,
+            **{name: value for name, value in changes.items() if value is not None},
+        }
+        if not c["pmu"]:
+            return PmuCpuid(version=0)
+        return clamped(_leaf(c), pdcm=c["pdcm"], full_width=c["full_width"])
 
     # The page --------------------------------------------------------------------------------
 

@@ -128,6 +128,15 @@ class Vcpu:
         high = self._slot[exits.RESULT_HIGH]
         return low & 0xFFFF_FFFF, low >> 32, high & 0xFFFF_FFFF, high >> 32
 
+    def user_rdpmc(self, ecx: int, *, pce: bool) -> int:
+        """RDPMC at CPL 3 in protected mode: it exits, if CR4.PCE lets it (rule ACC-9).
+
+        The privilege check comes before the exit. Source: SDM vol. 3C, 26.1.1.
+        """
+        if not pce:
+            raise GeneralProtectionError("rdpmc", ecx)
+        return self.trapped.rdpmc(ecx)
+
     def pmu_cpuid(self) -> PmuCpuid:
         """Decode leaf 0xA, with what else says which registers there are."""
         eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)

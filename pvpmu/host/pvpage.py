@@ -103,6 +103,7 @@ class HostPage:
         self._acked = words[page.ACKED] & self._status_mask
         self._ovf_ctrl = words[page.OVF_CTRL]
         self._owns_turns = True
+        self._entered_running = True
         self._rejected = 0
         self._restore = 0
         self._reject_reason = 0
@@ -122,7 +123,9 @@ class HostPage:
         return not self._vpmu.held and bool(self._vpmu.live)
 
     def load_status(self) -> None:
-        """Take the guest's acknowledgements into GLOBAL_STATUS (one load; any exit)."""
+        """Take the guest's acknowledgements into GLOBAL_STATUS (one load; first at any exit)."""
+        # An import whose exit published nothing gave the turn words to the host until now.
+        self._owns_turns = self._entered_running
         acked = self._words[page.ACKED] & self._status_mask
         cleared = acked ^ self._acked
         if cleared:
@@ -215,12 +218,13 @@ class HostPage:
             for offset in _differing(copy, self._published)
             if (turn := self._turns[offset]) is not None
         ]
+        # Nothing new, nothing refused and nothing to take back: no publication comes of it.
+        self.dirty = self.dirty or bool(changed) or bool(self._rejected)
         self._rejected = self._reject_reason = 0
         for turn in changed:
             if copy[turn.offset] & turn.refused:
                 self._reject_reason = self._reject_reason or turn.address << 32 | turn.reason
                 self._rejected |= 1 << turn.offset
-        self.dirty = True
         self._restore = self._rejected
         if self._rejected:
             return False
@@ -258,7 +262,7 @@ class HostPage:
             self._acked_next = None
         running = self.running
         self._store_host(running=running)
-        self._owns_turns = running
+        self._owns_turns = self._entered_running = running
         for index, value in self._header:
             words[index] = value
         self._header = []
