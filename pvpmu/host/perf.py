@@ -44,7 +44,8 @@ class Attr:
     """What to count.
 
     ``kind``: None is an event that this silicon does not have; ``modes``: a bitmap of MODE_USER
-    and MODE_KERNEL.
+    and MODE_KERNEL, the opposite of exclude_user and exclude_kernel. KVM's events are also pinned,
+    exclude_host and exclude_idle: here they always are, since only the guest retires anything.
     """
 
     kind: int | None
