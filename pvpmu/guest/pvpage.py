@@ -234,9 +234,11 @@ class GuestPage:
     def _evtsel_write(self, address: int, index: int, bit: int) -> Callable[[int], None]:
         """Enabling with the global bit on and no hold is COMMIT; anything else one store."""
         words, reserved = self.words, self.words[page.EVTSEL_RESERVED]
+        # Without GLOBAL_CTRL (version 1) the counter's own enable starts it.
+        ungated = not self._cpuid.has_globals
 
         def write(value: int) -> None:
-            starts = value & EVTSEL_EN and words[_GLOBAL_CTRL] & bit
+            starts = value & EVTSEL_EN and (ungated or words[_GLOBAL_CTRL] & bit)
             if value & reserved or (starts and not self.held):
                 self._exit_write(address, value)
             else:

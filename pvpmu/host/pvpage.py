@@ -89,6 +89,7 @@ class HostPage:
         self._vpmu = vpmu
         self._delivery = delivery
         self._turns = turn_words(vpmu)
+        self._has_globals = vpmu.cpuid.has_globals
         # The guest's memory may hold anything: no 64-bit word equals -1, so all are stored once.
         self._published = [-1] * TURN_COUNT
         self._published_host = [-1] * len(_HOST_WORDS)
@@ -316,8 +317,9 @@ class HostPage:
         """What every word of [TURN_FIRST, TURN_END) should hold, padding at its old value."""
         vpmu = self._vpmu
         values = list(self._published)
-        values[_GLOBAL_CTRL] = vpmu.global_ctrl
-        values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
+        if self._has_globals:
+            values[_GLOBAL_CTRL] = vpmu.global_ctrl
+            values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
         values[_LVTPC] = self._delivery.lvtpc
         for first, bank in ((_PMC, vpmu.gp), (_FIXED_CTR, vpmu.fixed)):
             values[first : first + len(bank)] = [pmc.accumulator & pmc.mask for pmc in bank]

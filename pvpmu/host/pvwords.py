@@ -45,11 +45,12 @@ def turn_words(vpmu: Vpmu) -> list[TurnWord | None]:
         offset = page.WORD_OF[address] - TURN_FIRST
         return TurnWord(offset, pmc, address, refused, reason)
 
-    turns = [
-        word(Role.GLOBAL_CTRL, cpuid.global_ctrl_reserved, Reject.RESERVED_BITS),
-        word(Role.FIXED_CTR_CTRL, cpuid.fixed_ctrl_reserved, Reject.RESERVED_BITS),
-        word(Role.LVTPC, lvtpc_refused(cpuid), Reject.RESERVED_BITS),
-    ]
+    turns = [word(Role.LVTPC, lvtpc_refused(cpuid), Reject.RESERVED_BITS)]
+    if cpuid.has_globals:
+        turns += [
+            word(Role.GLOBAL_CTRL, cpuid.global_ctrl_reserved, Reject.RESERVED_BITS),
+            word(Role.FIXED_CTR_CTRL, cpuid.fixed_ctrl_reserved, Reject.RESERVED_BITS),
+        ]
     for pmc in vpmu.gp:
         turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
         turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))

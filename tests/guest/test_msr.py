@@ -350,3 +350,29 @@ def test_a_write_that_exits_leaves_what_a_write_to_the_page_leaves(
         registers = (*CONTROLS, *COUNTERS, 0x4C2, 0x187, 0x38E)
         left.append([made.vcpu.exit(ExitReason.MSR_READ, at) for at in registers])
     assert left[0] == left[1]
+
+
+@pytest.mark.rule("PG-5", "ACC-10", "CMT-1")
+def test_a_version_1_pmu_has_a_page_without_the_global_registers() -> None:
+    slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
+    memory = memoryview(bytearray(PAGE_SIZE)).cast("Q")
+    canary = 0x5A5A
+    for index in (page.GLOBAL_CTRL, page.FIXED_CTR_CTRL, page.FIXED_CTR):
+        memory[index] = canary
+    host = HostVcpu(slot, memory, design_named("page"), PmuCpuid(version=1, gp=4))
+    vcpu = Vcpu(slot, host.serve)
+    assert vcpu.register_page(memory, 0)
+    seam = vcpu.seam
+    seam.wrmsr(0x4C1, 5)
+    assert memory[page.PMC] == 5
+    seam.wrmsr(0x186, SELECTOR)
+    assert memory[page.LIVE] == 1, "the counter's own enable alone starts it"
+    vcpu.retire([0, 0, 0, 0, 0, 9, 0])
+    assert seam.rdpmc(0) == 14
+    seam.wrmsr(0x186, 0)
+    assert (memory[page.LIVE], seam.rdmsr(0x4C1)) == (0, 14)
+    for address in (0x38D, 0x38E, 0x38F, 0x309):
+        with pytest.raises(GeneralProtectionError):
+            seam.rdmsr(address)
+    words = (page.GLOBAL_CTRL, page.FIXED_CTR_CTRL, page.FIXED_CTR)
+    assert [memory[index] for index in words] == [canary] * 3
