@@ -16,7 +16,8 @@ PURE = (
     "guest/pmu.py", "guest/perf.py", "guest/msr.py", "guest/pvpage.py", "guest/workload.py",
     "host/hardware.py", "host/perf.py", "host/pmc.py", "host/counters.py", "host/filter.py",
     "host/vpmu.py", "host/pmi.py",
-    "host/pvpage.py", "host/stats.py", "host/vcpu.py",
+    "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
+    "host/stats.py", "host/vcpu.py",
 )  # fmt: skip
 PRINTS = {"conformance/console.py"}
 BOTH_SIDES = {"conformance/hostcalls.py", "conformance/inline.py", "conformance/window.py"}

@@ -18,18 +18,17 @@ from pvpmu.host.pmi import (
     PmiCounts,
     PmiDelivery,
 )
-from pvpmu.host.pvpage import Hold, HostPage, next_generation
+from pvpmu.host.pvpage import HostPage
+from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.stats import KIND_BITS, KIND_MASK, HostStats
 from pvpmu.host.vpmu import Vpmu
-from pvpmu.shared import cpuid as leaf_a
-from pvpmu.shared import exits, page
+from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.profile import KVM_5_14, Profile
-from pvpmu.shared.registration import Registration, Request, check, versions_leaf
 from pvpmu.shared.units import MsrAddress
 
 # Plain ints, and names of this module: an IntEnum member, or a look-up in another module, costs
@@ -53,12 +52,11 @@ def _refused(_: int) -> int:
     return _FAULT_GP
 
 
-class HostVcpu:
+class HostVcpu(PageRegistrar):
     """The host side of one vCPU.
 
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
     ``on_call``: serves CONTROL's CALL and returns whether it could; None: #GP (no test port).
-    ``dirty_frames``: guest-physical page numbers stored to since somebody last cleared the set.
     ``own_events``: the host's own perf events that compete. ``event_filter``: the VM's.
     """
 
@@ -70,20 +68,13 @@ class HostVcpu:
         cpuid: PmuCpuid,
         profile: Profile = KVM_5_14,
     ) -> None:
+        super().__init__(memory, design, cpuid, profile)
         self._slot = slot
-        self._memory = memory
-        self._design = design
-        self.profile = profile
-        self.cpuid = cpuid
         self.event_filter: EventFilter | None = None
         self._has_run = False
         self.on_call: Callable[[], bool] | None = None
-        self.dirty_frames: set[int] = set()
         self.result: HostStats | None = None
         self._live_version = 0
-        self.generation = 0
-        self.takeovers = 0
-        self.page: HostPage | None = None
         self._handlers: dict[int, Callable[[int], int]] = {
             _MSR_READ: self._msr_read,
             _MSR_WRITE: self._msr_write,
@@ -103,7 +94,8 @@ class HostVcpu:
         self.discard_registration()
         if generation is not None:
             self.generation = generation
-        self.hardware = PhysicalPmu(version=self._live_version + 1)
+        # Another number than the guest has seen, also of the host that served it before.
+        self.hardware = PhysicalPmu(version=(self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = Vpmu(
@@ -116,8 +108,6 @@ class HostVcpu:
         )
         self.own_events: list[PerfEvent] = []
         self.stats = HostStats(self.delivery.counts)
-        self.pv_page = 0
-        self._pv_status = Registration.NONE
         self.make_tables()
 
     def serve(self) -> int:
@@ -191,11 +181,6 @@ class HostVcpu:
         return True
 
     # For a VMM's calls while the vCPU is stopped (pvpmu.host.vmm) ---------------------------------
-
-    def import_page(self) -> None:
-        """Take what the guest may have stored (rule IMP-1)."""
-        if self.page is not None:
-            self._import(self.page)
 
     def queue_nmi(self) -> None:
         """Queue an NMI that is no PMI (a watchdog's, an IPI's)."""
@@ -283,111 +268,10 @@ class HostVcpu:
         return True
 
     def _cpuid(self, leaf: int) -> int:
-        eax = ebx = ecx = edx = 0
-        if leaf == leaf_a.LEAF:
-            eax, ebx, ecx, edx = self.cpuid.encode()
-        elif leaf == leaf_a.FEATURE_LEAF:
-            ecx = self.cpuid.feature_ecx
-        elif leaf == exits.LEAF_SIGNATURE and self._design.page:
-            eax = exits.LEAF_FEATURES
-            ebx, ecx, edx = exits.SIGNATURE
-        elif leaf == exits.LEAF_FEATURES and self._design.page:
-            eax, ebx = versions_leaf(), self.offered
-            ecx, edx = msr.PV_PAGE, page.PAGE_SIZE
+        eax, ebx, ecx, edx = self.leaf(leaf)
         self._slot[exits.RESULT] = eax | ebx << 32
         self._slot[exits.RESULT_HIGH] = ecx | edx << 32
         return 0
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of the guest's memory."""
-        return len(self._memory) * 8
-
-    @property
-    def offered(self) -> int:
-        """Features that a guest may ask for."""
-        if not self._design.page:
-            return 0
-        # Without GLOBAL_CTRL a hold could not end.
-        freeze = page.FEATURE_FREEZE if self._design.freeze and self.cpuid.has_globals else 0
-        # Where delivery does not mask, there is nothing to unmask.
-        auto = self._design.lvtpc_auto and self.profile.lvtpc_masked
-        return freeze | (page.FEATURE_LVTPC_AUTO if auto else 0)
-
-    def _pv_readers(self) -> dict[int, Callable[[], int]]:
-        if not self._design.page:
-            return {}
-        return {msr.PV_PAGE: lambda: self.pv_page, msr.PV_STATUS: lambda: int(self._pv_status)}
-
-    def _pv_writers(self) -> dict[int, Callable[[int], bool]]:
-        return {msr.PV_PAGE: self._write_pv_page} if self._design.page else {}
-
-    def _write_pv_page(self, value: int) -> bool:
-        """Register or unregister the page; a refusal leaves a code and everything trapping."""
-        self.end_registration()
-        request = Request.decode(value)
-        if request is None:
-            self._pv_status = Registration.NONE
-            return True
-        self._pv_status = check(request, memory_bytes=self.memory_bytes, offered=self.offered)
-        if self._pv_status is Registration.OK:
-            self.register(request)
-        return True
-
-    def register(self, request: Request, hold: Hold | None = None) -> HostPage:
-        """Take the page that a checked request names into use, under a new generation."""
-        words = self._window(request)
-        self.generation = next_generation(self.generation, words[page.GENERATION])
-        self.page = HostPage(
-            words,
-            self.vpmu,
-            self.delivery,
-            frame=request.address // page.PAGE_SIZE,
-            features=request.features,
-            generation=self.generation,
-            hold=hold,
-        )
-        self.pv_page = request.encode()
-        self._pv_status = Registration.OK
-        return self.page
-
-    def disown(self, request: Request) -> None:
-        """Tell the guest of a page that this host does not serve: its words become invalid."""
-        if self.page is None and request.address + page.PAGE_SIZE <= self.memory_bytes:
-            words = self._window(request)
-            words[page.VERSION] = 0
-            words[page.GENERATION] = 0
-            self.dirty_frames.add(request.address // page.PAGE_SIZE)
-        self.end_registration()
-
-    def _window(self, request: Request) -> memoryview[int]:
-        first = request.address // 8
-        return self._memory[first : first + page.PAGE_SIZE // 8]
-
-    def end_registration(self) -> None:
-        """Give the page up, with what it holds; what is live counts on by the trap path."""
-        if self.page is not None:
-            self._import(self.page)
-            was_held = self.vpmu.held
-            self._detach(self.page)
-            if was_held:
-                self.vpmu.start_paused()
-
-    def discard_registration(self) -> None:
-        """Give the page up, without what it holds (RESET)."""
-        if self.page is not None:
-            self._detach(self.page)
-        self.forget_registration()
-
-    def forget_registration(self) -> None:
-        """MSR_PVPMU_STATUS reads that nothing was asked for (rule ERR-1)."""
-        self._pv_status = Registration.NONE
-
-    def _detach(self, page_half: HostPage) -> None:
-        page_half.detach()
-        self.dirty_frames.add(page_half.frame)
-        self.page = None
-        self.pv_page = 0
 
     # VM-entry ---------------------------------------------------------------------------------
 
@@ -478,11 +362,3 @@ class HostVcpu:
                 # handles the exit: LVTPC is what it was when the guest exited.
                 self._deliver_pmi()
                 self.delivery.irq_work = False
-
-    @staticmethod
-    def _import(page_half: HostPage) -> None:
-        """Take what the guest may have stored, as a trapped access must find it."""
-        if page_half.running:
-            page_half.take_ovf_ctrl()
-        else:
-            page_half.import_words()

@@ -39,6 +39,7 @@ def set_msr(host: HostVcpu, address: MsrAddress, value: int) -> bool:
     if address == msr.CAPABILITIES:
         # 0x4C1 and up may have come or gone, and the page's header with them.
         host.end_registration()
+        host.cpuid = host.vpmu.cpuid
         host.make_tables()
     elif host.page is not None:
         host.page.registers_changed()

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from pvpmu.host.migrate import VcpuState, restore, save, take_over
-from pvpmu.shared import page
+from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.exits import INJECT_NMI, ExitReason
@@ -246,3 +246,18 @@ def test_every_store_to_guest_memory_is_a_dirty_frame(new_machine: New) -> None:
     machine.host.dirty_frames.clear()
     machine.write(msr.PV_PAGE, 0)
     assert machine.host.dirty_frames == {2}
+
+
+@pytest.mark.rule("BND-16")
+def test_the_live_entries_of_another_host_are_new_to_the_guest(new_machine: New) -> None:
+    source = new_machine()
+    source.run_four()
+    state = save(source.host)
+    seen = source.slot[exits.LIVE_VERSION]
+    for _ in range(seen + 2):
+        target = new_machine()
+        target.slot[:] = source.slot
+        restore(target.host, state)
+        enter(target)
+        assert target.slot[exits.LIVE_VERSION] != seen
+        assert target.slot[exits.LIVE_COUNT] == 4

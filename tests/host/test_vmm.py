@@ -189,3 +189,15 @@ def test_the_generation_stands_until_the_registration_ends(paged: Paged) -> None
     assert (paged.page[page.GENERATION], paged.page[page.VERSION]) == (0, 0)
     paged.register()
     assert (paged.page[page.GENERATION], paged.page[page.VERSION]) == (generation + 1, 1)
+
+
+@pytest.mark.rule("ACC-10", "END-1")
+def test_perf_capabilities_from_outside_take_the_full_width_registers_away(
+    new_machine: New,
+) -> None:
+    machine = new_machine()
+    assert vmm.set_msr(machine.host, msr.CAPABILITIES, 0)
+    assert not machine.host.cpuid.full_width
+    assert machine.read(0x4C1) is None
+    assert machine.read(0xC1) == 0
+    assert not vmm.set_msr(machine.host, msr.CAPABILITIES, 1 << 13), "it has run"
