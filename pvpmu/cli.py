@@ -69,7 +69,7 @@ def _parser() -> CommandParser:
     bench.add_argument(
         "--design",
         nargs="+",
-        default=list(_DEFAULT_DESIGNS),
+        action="extend",
         metavar="NAME",
         help=f"of {', '.join(design_names())} (default: {' '.join(_DEFAULT_DESIGNS)})",
     )
@@ -126,7 +126,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
-    names = list(dict.fromkeys(args.design))
+    names = list(dict.fromkeys(args.design or _DEFAULT_DESIGNS))
     target = None if args.json is None or args.json == "-" else _writable(Path(args.json))
     config = BenchConfig(
         scenario=scenario,

@@ -177,6 +177,12 @@ def test_json_on_standard_output_is_nothing_but_the_document(scenario: Path, cap
     assert [design["name"] for design in result["designs"]] == ["page"]
 
 
+def test_a_design_option_given_twice_adds_to_the_first(scenario: Path, capsys: Any) -> None:
+    options = ("--transport", "inline", "--design", "trap", "--design", "page")
+    result = bench(scenario, capsys, *options)
+    assert [design["name"] for design in result["designs"]] == ["trap", "page"]
+
+
 def test_a_json_file_comes_with_the_table(scenario: Path, tmp_path: Path, capsys: Any) -> None:
     target = tmp_path / "out.json"
     args = ["--scenario", str(scenario), "--transport", "inline", "--json", str(target)]

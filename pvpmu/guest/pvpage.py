@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
@@ -321,6 +322,7 @@ class GuestPage:
         return read
 
 
+@lru_cache(maxsize=256)
 def fixed_enables(control: int) -> int:
     """Bitmap, by fixed counter number, of the counters that FIXED_CTR_CTRL enables."""
     enabled = 0

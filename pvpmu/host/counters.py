@@ -74,7 +74,9 @@ class Counters:
         """Enabled counters without a running host event."""
         missing = 0
         for pmc in self._among(self.live):
-            if pmc.event is None or not pmc.event.counting:
+            event = pmc.event
+            # As event.counting says it, for every publication asks.
+            if event is None or event.counter is None or event.kind is None:
                 missing |= pmc.bit
         return missing
 

@@ -261,9 +261,9 @@ class HostPage:
         if self._acked_next is not None:
             words[page.ACKED] = self._acked_next
             self._acked_next = None
-        running = self.running
-        self._store_host(running=running)
-        self._owns_turns = self._entered_running = running
+        live = 0 if self._vpmu.held else self._vpmu.live
+        self._store_host(live)
+        self._owns_turns = self._entered_running = live != 0
         for index, value in self._header:
             words[index] = value
         self._header = []
@@ -297,14 +297,14 @@ class HostPage:
                 self._words[TURN_FIRST + offset] = values[offset]
             self._published = values
 
-    def _store_host(self, *, running: bool) -> None:
+    def _store_host(self, live: int) -> None:
         vpmu = self._vpmu
         host = [
-            vpmu.live if running else 0,
+            live,
             vpmu.global_status ^ self._acked,
             self._freeze_seq,
             self._pmi_seq,
-            vpmu.not_counting if running else 0,
+            vpmu.not_counting if live else 0,
             self._rejected,
             self._reject_reason,
         ]
