@@ -1,24 +1,21 @@
-"""What a VMM asks of its vCPUs through ioctls, as operations of the inline target.
+"""What a VMM asks of its vCPUs through ioctls, as operations, made through the test port.
 
-Each runs at a CALL exit, while the vCPU is stopped: the page is imported before and published
-after, as at any exit.
+Each is a CALL exit, at which the vCPU is stopped: the page is imported before and published after,
+as at any exit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pvpmu.conformance.target import Reply
-from pvpmu.host import vmm
-from pvpmu.host.filter import Action, EventFilter, masked_entry
+from pvpmu.guest.testport import PortCalls
+from pvpmu.host.filter import Action, masked_entry
 from pvpmu.host.hardware import PHYSICAL_GP
-from pvpmu.host.migrate import VcpuState, restore, save
-from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.errors import UsageError
+from pvpmu.shared.errors import RefusedError
 from pvpmu.shared.events import BRANCHES, FIXED_KIND
 
 Fields = Mapping[str, Any]
@@ -29,19 +26,20 @@ _ACTIONS = {"allow": int(Action.ALLOW), "deny": int(Action.DENY), "bad": _NO_ACT
 
 
 class Stopped(Protocol):
-    """A vCPU for which a VMM can call; ``frame``: where its page lies."""
+    """A vCPU for which a VMM can call.
 
-    host: HostVcpu
+    ``frame``: where its page lies. ``current``: the PMU that it has now.
+    """
+
+    call: PortCalls
     frame: int
+    current: PmuCpuid
 
     def shape(self, changes: Fields) -> PmuCpuid:
         """The PMU of its configuration with some fields of leaf 0xA changed."""
 
-    def call(self, what: Callable[[], object]) -> None:
-        """Do it while the vCPU is stopped."""
-
-    def replace_host(self, gp: int | None) -> None:
-        """A new host vCPU for the same guest, with ``gp`` counters if given."""
+    def configure(self, gp: int | None = None) -> None:
+        """Put a new host vCPU in the place of this guest's, with ``gp`` counters if given."""
 
 
 @dataclass(slots=True)
@@ -50,8 +48,7 @@ class HostCalls:
 
     vcpu: Stopped
     vm: Sequence[Stopped] = ()
-    _saved: dict[str, VcpuState] = field(default_factory=dict)
-    _restored: int = 0
+    _saved: dict[str, Any] = field(default_factory=dict)
 
     def operations(self) -> dict[str, Callable[[Fields], Reply]]:
         """By operation name."""
@@ -69,73 +66,66 @@ class HostCalls:
         }
 
     def _get(self, f: Fields) -> Reply:
-        value = self._result(lambda: vmm.get_msr(self.vcpu.host, f["msr"]))
+        value = self.vcpu.call("get_msr", address=f["msr"])["value"]
         return Reply(refused=True) if value is None else Reply(value=value)
 
     def _set(self, f: Fields) -> Reply:
-        done = self._result(lambda: vmm.set_msr(self.vcpu.host, f["msr"], f["value"]))
-        return Reply(refused=not done)
+        return self._done("set_msr", address=f["msr"], value=f["value"])
 
     def _list(self, f: Fields) -> Reply:
-        listed = self.vcpu.host.vpmu.msr_list()
+        listed = self.vcpu.call("msr_list")["addresses"]
         return Reply(value=int(f["msr"] in listed) if "msr" in f else len(listed))
 
     def _save(self, f: Fields) -> Reply:
-        self._saved[f["name"]] = self._result(lambda: save(self.vcpu.host))
+        self._saved[f["name"]] = self.vcpu.call("save")["state"]
         return Reply()
 
     def _restore(self, f: Fields) -> Reply:
         if f["fresh"]:
-            self.vcpu.replace_host(f.get("gp"))
-
-        def put() -> bool:
-            try:
-                restore(self.vcpu.host, self._saved[f["name"]])
-            except UsageError:
-                return False
-            # A new host counts its live versions from 1, and the guest compares for equality: it
-            # must not find the number that it knows.
-            self._restored += 1
-            self.vcpu.host.hardware.version += self._restored << 32
-            return True
-
-        return Reply(refused=not self._result(put))
+            self.vcpu.configure(f.get("gp"))
+        try:
+            self.vcpu.call("restore", state=self._saved[f["name"]])
+        except RefusedError:
+            return Reply(refused=True)
+        return Reply()
 
     def _filter(self, f: Fields) -> Reply:
+        wanted = _filter_arguments(f)
         try:
-            wanted = None if f["action"] == "none" else _event_filter(f)
-        except UsageError:
+            for vcpu in self.vm:
+                vcpu.call("set_filter", **wanted)
+        except RefusedError:
             return Reply(refused=True)
-        for vcpu in self.vm:
-            vcpu.call(partial(vmm.set_filter, vcpu.host, wanted))
         return Reply()
 
     def _set_cpuid(self, f: Fields) -> Reply:
         shape = self.vcpu.shape(f)
-        return Reply(refused=not self._result(lambda: vmm.set_cpuid(self.vcpu.host, shape)))
+        reply = self._done("set_cpuid", shape=asdict(shape))
+        if not reply.refused:
+            self.vcpu.current = shape
+        return reply
 
     def _load(self, f: Fields) -> Reply:
         count = f["counters"]
         kinds = [BRANCHES] * min(count, PHYSICAL_GP) + _FIXED_KINDS[: max(count - PHYSICAL_GP, 0)]
-        return Reply(value=self._result(lambda: vmm.load(self.vcpu.host, kinds)))
+        return Reply(value=self.vcpu.call("load", kinds=kinds)["counting"])
 
     def _preempt(self, f: Fields) -> Reply:
         for _ in range(f["times"]):
-            self.vcpu.call(lambda: vmm.preempt(self.vcpu.host))
+            self.vcpu.call("do", what="preempt")
         return Reply()
 
     def _dirty(self, _: Fields) -> Reply:
-        frames = self._result(lambda: vmm.take_dirty(self.vcpu.host))
-        return Reply(value=int(self.vcpu.frame in frames))
+        return Reply(value=int(self.vcpu.frame in self.vcpu.call("take_dirty")["frames"]))
 
-    def _result(self, what: Callable[[], Any]) -> Any:
-        results: list[Any] = []
-        self.vcpu.call(lambda: results.append(what()))
-        return results[0]
+    def _done(self, call: str, **arguments: Any) -> Reply:
+        return Reply(refused=not self.vcpu.call(call, **arguments)["done"])
 
 
-def _event_filter(f: Fields) -> EventFilter:
-    """Raises UsageError as the call would refuse."""
+def _filter_arguments(f: Fields) -> dict[str, Any]:
+    """Whatever the vector says, wrong or not: to judge it is the host's part."""
+    if f["action"] == "none":
+        return {"action": None}
     masked = f["masked"]
     events = []
     for entry in f.get("events", ()):
@@ -147,5 +137,9 @@ def _event_filter(f: Fields) -> EventFilter:
             events.append(event | umask << 8)
     events += f.get("raw", ())
     events += [number & 0xFF | 0xFF00 for number in range(f["fill"])]
-    flags = f.get("flags", int(masked))
-    return EventFilter(_ACTIONS[f["action"]], tuple(events), f["fixed"], flags)
+    return {
+        "action": _ACTIONS[f["action"]],
+        "events": events,
+        "fixed_counters": f["fixed"],
+        "flags": f.get("flags", int(masked)),
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.shared import port
-from pvpmu.shared.errors import PeerError
+from pvpmu.shared.errors import PeerError, RefusedError
 from pvpmu.shared.exits import Control, ExitReason
 
 
@@ -24,10 +24,10 @@ class PortCalls:
         self._area = area
 
     def __call__(self, call: str, **arguments: Any) -> dict[str, Any]:
-        """One call; raises :class:`PeerError` with the host's words when it refuses."""
+        """One call; raises :class:`RefusedError` with the host's words when it refuses."""
         port.put(self._area, {"call": call, **arguments})
         self._vcpu.exit(ExitReason.CONTROL, value=Control.CALL)
         answer = port.take(self._area)
         if "error" in answer:
-            raise PeerError(f"{call}: {answer['error']}")
+            raise RefusedError(f"{call}: {answer['error']}")
         return answer

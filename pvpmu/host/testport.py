@@ -17,7 +17,9 @@ from pvpmu.host.filter import EventFilter
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import port
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PvpmuError
+from pvpmu.shared.profile import Profile
 from pvpmu.shared.units import U64_MASK
 
 
@@ -27,6 +29,18 @@ class _Call(msgspec.Struct, tag_field="call", forbid_unknown_fields=True):
     def do(self, host: HostVcpu) -> dict[str, Any]:
         """Do it; returns the answer."""
         raise NotImplementedError
+
+
+class Configure(_Call, tag="configure"):
+    """Another host takes this one's place: :meth:`HostVcpu.start_over`."""
+
+    design: Design
+    shape: PmuCpuid
+    profile: Profile
+
+    def do(self, host: HostVcpu) -> dict[str, Any]:
+        host.start_over(self.design, self.shape, self.profile)
+        return {}
 
 
 class GetMsr(_Call, tag="get_msr"):
@@ -143,7 +157,8 @@ class Emulate(_Call, tag="emulate"):
 
 
 Call = (
-    GetMsr
+    Configure
+    | GetMsr
     | SetMsr
     | MsrList
     | SetCpuid

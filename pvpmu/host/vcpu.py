@@ -110,6 +110,22 @@ class HostVcpu(PageRegistrar):
         self.stats = HostStats(self.delivery.counts)
         self.make_tables()
 
+    def start_over(self, design: Design, cpuid: PmuCpuid, profile: Profile) -> None:
+        """Become the new vCPU of another host for the same guest.
+
+        What was here is gone as with its process: it stores nothing more to the guest's page.
+        """
+        self.page = None
+        self._design = design
+        self.cpuid = cpuid
+        self.profile = profile
+        self.event_filter = None
+        self.dirty_frames.clear()
+        self.generation = self.takeovers = 0
+        self._has_run = False
+        self.result = None
+        self.power_on()
+
     def serve(self) -> int:
         """Handle the exit in the slot, prepare the entry, store the reply.
 

@@ -6,7 +6,7 @@
     ├── UsageError        status 2   the command line or an input file is wrong
     ├── NameInUseError    status 1   a live process owns the name
     ├── PeerError         status 1   the other side is absent, gone or broke the protocol
-    │   └── RefusedError  status 1   the other side said no, with a code
+    │   └── RefusedError  status 1   the other side said no, and why
     └── ResourceError     status 1   the machine refused memory, a semaphore or a CPU
 
 A guest's fault (#GP) is none of these: it is an architectural result
@@ -35,7 +35,7 @@ class PeerError(PvpmuError):
 
 
 class RefusedError(PeerError):
-    """The other side refused, naming a code of :class:`pvpmu.shared.control.RefusalCode`."""
+    """The other side refused: a code of :class:`pvpmu.shared.control.RefusalCode`, or its words."""
 
 
 class ResourceError(PvpmuError):

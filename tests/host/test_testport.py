@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
-from pvpmu.shared.profile import KVM_6_12
+from pvpmu.shared.profile import KVM_6_12, STRICT_SDM
 
 
 class Rig:
@@ -127,3 +128,20 @@ def test_an_unknown_control_request_is_gp(rig: Rig) -> None:
 def test_a_message_that_is_too_long_is_not_stored(rig: Rig) -> None:
     with pytest.raises(PeerError, match=r"bytes, at most 65528$"):
         rig.call("set_filter", action=1, events=[1 << 63] * 10_000)
+
+
+def test_another_host_takes_over_and_the_old_one_stores_nothing_more(rig: Rig) -> None:
+    assert rig.cpu.register_page(rig.memory, 0)
+    rig.cpu.seam.wrmsr(0x4C1, 77)
+    rig.call("set_filter", action=1, events=[0xC4])
+    words = rig.memory.tobytes()
+    shape = asdict(PmuCpuid(gp=2))
+    design = asdict(design_named("trap"))
+    assert rig.call("configure", design=design, shape=shape, profile=asdict(STRICT_SDM)) == {}
+    assert rig.memory.tobytes() == words
+    assert rig.cpu.cpuid(exits.LEAF_SIGNATURE) == (0, 0, 0, 0), "the trap design has no page"
+    assert rig.call("get_msr", address=0x4C1) == {"value": 0}
+    assert rig.call("get_msr", address=0x4C3) == {"value": None}
+    assert rig.host.event_filter is None
+    assert rig.host.profile == STRICT_SDM
+    assert rig.call("take_dirty") == {"frames": []}
