@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -19,14 +18,11 @@ from pvpmu.host.worker import stats_message
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
-from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import SLOT_SIZE
-from pvpmu.shared.workers import python_command, python_environment
+from pvpmu.shared.hostprocess import WAIT_S, host_process
 
 TRANSPORTS = ("process", "inline")
 _T = TypeVar("_T")
-_WAIT_S = 30.0
-_END_S = 10.0
 
 
 class Vm(Protocol):
@@ -86,53 +82,16 @@ class InlineVm:
 def process_vm(config: VmConfig) -> Iterator[Session]:
     """Start ``pvpmu-host`` and join it as its guest; both are gone on leaving.
 
-    Raises :class:`PeerError` with the host's own words when it ends early.
+    Raises ``PeerError`` with the host's own words when it ends early.
     """
     shape = config.cpuid
-    command = python_command("pvpmu.host.cli", "--quiet")
-    command += ["--name", config.name, "--design", config.design.name, "--pin", config.pin]
-    command += ["--vcpus", str(config.vcpus), "--wait", f"{_WAIT_S:g}"]
-    command += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
-    host = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
-        command,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=python_environment(),
-        text=True,
-    )
-    try:
-        with open_session(
-            config.name,
-            config.vcpus,
-            wait_s=_WAIT_S,
-            host_lives=lambda: host.poll() is None,
-        ) as session:
-            yield session
-    except PeerError as error:
-        words = _last_words(host)
-        raise PeerError(words or str(error)) from None
-    finally:
-        _end(host)
-
-
-def _end(host: subprocess.Popen[str]) -> None:
-    """After Bye the host ends by itself; after a failure it sees the guest vanish."""
-    try:
-        host.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        host.kill()
-        host.wait()
-    if host.stderr is not None:
-        host.stderr.close()
-
-
-def _last_words(host: subprocess.Popen[str]) -> str:
-    try:
-        host.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        return ""
-    lines = host.stderr.read().splitlines() if host.stderr is not None else []
-    return lines[-1] if lines else ""
+    options = ["--design", config.design.name, "--pin", config.pin, "--vcpus", str(config.vcpus)]
+    options += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
+    with (
+        host_process(config.name, *options) as host,
+        open_session(config.name, config.vcpus, wait_s=WAIT_S, host_lives=host.lives) as session,
+    ):
+        yield session
 
 
 @contextlib.contextmanager

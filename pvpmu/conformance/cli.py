@@ -16,11 +16,13 @@ from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
 from pvpmu.shared.errors import UsageError
+from pvpmu.shared.process import seconds
 
 if TYPE_CHECKING:
     from pvpmu.conformance.target import Target
     from pvpmu.conformance.verdict import RunResult
 
+_TIMEOUT_S = 10.0
 _PATHS = ("trap", "page", "both")
 _EXTRA: dict[str, Any] = {
     "action": "append",
@@ -69,7 +71,19 @@ def _add_run(actions: Any) -> None:
     run.add_argument(
         "--list", action="store_true", help="print what would run, as conform list does"
     )
-    run.add_argument("--target", default="inline", metavar="TARGET", help="inline (%(default)s)")
+    run.add_argument(
+        "--target",
+        default="inline",
+        metavar="TARGET",
+        help="inline or process (%(default)s)",
+    )
+    run.add_argument(
+        "--timeout",
+        type=seconds,
+        default=_TIMEOUT_S,
+        metavar="S",
+        help="time limit of a case on one path (%(default)g s)",
+    )
     run.add_argument(
         "--path",
         choices=_PATHS,
@@ -97,6 +111,8 @@ def _run(args: argparse.Namespace) -> int:
     from pvpmu.conformance.runner import RunConfig, Runner  # noqa: PLC0415
     from pvpmu.conformance.verdict import load_result  # noqa: PLC0415
 
+    if not args.timeout:
+        raise UsageError("--timeout: 0 s leaves no time for a case")
     vectors = _selected(args)
     if args.list:
         return _print_list(vectors)
@@ -120,8 +136,9 @@ def _run(args: argparse.Namespace) -> int:
         strict=args.strict,
         target=args.target,
         extra=tuple(args.extra),
+        limit_s=args.timeout,
     )
-    runner = Runner(_opener(args.target), config)
+    runner = Runner(_opener(args.target, args.timeout), config)
     try:
         result = runner.run(vectors)
     finally:
@@ -159,12 +176,17 @@ def _print(result: RunResult, *, skips: bool) -> None:
     print_run(result, Console(), skips=skips)
 
 
-def _opener(name: str) -> Callable[[], Target]:
+def _opener(name: str, limit_s: float) -> Callable[[], Target]:
+    """How to open a target that the command line names."""
     if name == "inline":
         from pvpmu.conformance.inline import InlineTarget  # noqa: PLC0415
 
         return InlineTarget
-    raise UsageError(f"unknown target {name!r}; known: inline")
+    if name == "process":
+        from pvpmu.conformance.process import ProcessTarget  # noqa: PLC0415
+
+        return lambda: ProcessTarget(limit_s)
+    raise UsageError(f"unknown target {name!r}; known: inline, process")
 
 
 def _selected(args: argparse.Namespace) -> list[Vector]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -78,10 +79,6 @@ class Session:
             found.append(self._channel.expect(Stats).stats)
         return found
 
-    def leave(self) -> None:
-        """Tell the host that the guest is done."""
-        self._channel.send(Bye())
-
     def _ready(self, active: list[Worker]) -> list[int]:
         """Workers with a message; the host says nothing now, so its readiness is its end."""
         pipes = {worker.pipe.fileno(): vcpu for vcpu, worker in enumerate(active)}
@@ -90,6 +87,56 @@ class Session:
         if not messages:
             raise PeerError("the host has gone")
         return messages
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the host gave a guest that it admitted: one handoff for each vCPU."""
+
+    channel: Channel
+    welcome: Welcome
+    handoffs: list[Handoff]
+
+    def leave(self) -> None:
+        """Tell the host that the guest is done."""
+        self.channel.send(Bye())
+
+
+@contextlib.contextmanager
+def join(
+    name: str,
+    vcpus: int,
+    *,
+    wait_s: float,
+    memory_bytes: int,
+    host_lives: Callable[[], bool] | None = None,
+) -> Iterator[Admission]:
+    """Make the guest's memory and be admitted to the VM; everything is removed on leaving.
+
+    For the rest see :func:`open_session`. Nobody leaves for the caller: see ``Admission.leave``.
+    """
+    memory.cleanup()
+    with contextlib.ExitStack() as stack:
+        # Last of all: a host that was killed meanwhile leaves names behind.
+        stack.callback(memory.cleanup)
+        segment = stack.enter_context(
+            Segment.create(memory.segment_name(name, "guest"), memory_bytes)
+        )
+        channel = _connect(name, wait_s, host_lives or (lambda: True))
+        stack.callback(channel.close)
+        channel.set_timeout(_ANSWER_TIMEOUT_S)
+        channel.send(
+            Hello(
+                version=control.CONTROL_VERSION,
+                pid=control.own_pid(),
+                vcpus=vcpus,
+                memory=segment.name,
+                memory_bytes=memory_bytes,
+            )
+        )
+        welcome = channel.expect(Welcome)
+        _check(welcome, vcpus)
+        yield Admission(channel, welcome, _handoffs(welcome, segment.name, memory_bytes))
 
 
 @contextlib.contextmanager
@@ -114,50 +161,35 @@ def open_session(
             f"guest memory of {size} bytes, expected at least {needed} bytes: {PAGE_SIZE} for the "
             f"page of each of {vcpus} vCPU"
         )
-    memory.cleanup()
-    with contextlib.ExitStack() as stack:
-        # Last of all: a host that was killed meanwhile leaves names behind.
-        stack.callback(memory.cleanup)
-        segment = stack.enter_context(Segment.create(memory.segment_name(name, "guest"), size))
-        channel = _connect(name, wait_s, host_lives or (lambda: True))
-        stack.callback(channel.close)
-        channel.set_timeout(_ANSWER_TIMEOUT_S)
-        channel.send(
-            Hello(
-                version=control.CONTROL_VERSION,
-                pid=control.own_pid(),
-                vcpus=vcpus,
-                memory=segment.name,
-                memory_bytes=size,
-            )
-        )
-        welcome = channel.expect(Welcome)
-        if welcome.version != control.CONTROL_VERSION:
-            raise PeerError(
-                f"the host speaks control version {welcome.version}, expected "
-                f"{control.CONTROL_VERSION}"
-            )
-        if not len(welcome.semaphores) == len(welcome.cpus) == vcpus:
-            raise PeerError(
-                f"the host offers {len(welcome.semaphores)} semaphore pairs and "
-                f"{len(welcome.cpus)} CPUs, expected {vcpus} of each"
-            )
-        if welcome.slot_bytes < SLOT_SIZE or welcome.segment_bytes < vcpus * welcome.slot_bytes:
-            raise PeerError(
-                f"the host offers slots of {welcome.slot_bytes} bytes in {welcome.segment_bytes}, "
-                f"expected {vcpus} of at least {SLOT_SIZE} bytes"
-            )
-        started = stack.enter_context(
-            workers("guest", "pvpmu.guest.worker:run_vcpu", _handoffs(welcome, segment.name, size))
-        )
-        session = Session(channel, welcome, started)
+    with (
+        join(name, vcpus, wait_s=wait_s, memory_bytes=size, host_lives=host_lives) as admission,
+        workers("guest", "pvpmu.guest.worker:run_vcpu", admission.handoffs) as started,
+    ):
+        session = Session(admission.channel, admission.welcome, started)
         try:
             yield session
         except UsageError:
             # The host did nothing wrong: it is told that this guest is done.
-            session.leave()
+            admission.leave()
             raise
-        session.leave()
+        admission.leave()
+
+
+def _check(welcome: Welcome, vcpus: int) -> None:
+    if welcome.version != control.CONTROL_VERSION:
+        raise PeerError(
+            f"the host speaks control version {welcome.version}, expected {control.CONTROL_VERSION}"
+        )
+    if not len(welcome.semaphores) == len(welcome.cpus) == vcpus:
+        raise PeerError(
+            f"the host offers {len(welcome.semaphores)} semaphore pairs and "
+            f"{len(welcome.cpus)} CPUs, expected {vcpus} of each"
+        )
+    if welcome.slot_bytes < SLOT_SIZE or welcome.segment_bytes < vcpus * welcome.slot_bytes:
+        raise PeerError(
+            f"the host offers slots of {welcome.slot_bytes} bytes in {welcome.segment_bytes}, "
+            f"expected {vcpus} of at least {SLOT_SIZE} bytes"
+        )
 
 
 def _connect(name: str, wait_s: float, host_lives: Callable[[], bool]) -> Channel:
