@@ -81,7 +81,8 @@ PAGE_RULES: dict[str, WordRules] = {
         "-",
     ),
     "ovf_ctrl": WordRules(
-        "loads at every import and trapped read, and at the end of the registration",
+        "loads at every import and trapped read, and at the end of the registration; stores at "
+        "VM-entry in IMP-9 only",
         "stores the present value before it registers; last store of an OVF_CTRL write",
         "-",
     ),

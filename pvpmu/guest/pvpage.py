@@ -175,10 +175,8 @@ class GuestPage:
     def _whole_ack(self) -> Callable[[int], None]:
         """Where nothing can come between two accesses: the exchange is a store."""
         words, mask = self.words, self.words[page.STATUS_MASK]
-        last = words[page.OVF_CTRL]
 
         def write(value: int) -> None:
-            nonlocal last
             acked = words[_ACKED]
             toggles = (words[_RAISED] ^ acked) & value
             # Most writes name exactly bits that are set: nothing more is to be checked then.
@@ -191,8 +189,7 @@ class GuestPage:
             except ValueError:
                 # The count wraps, which a 64-bit addition does by itself.
                 words[_ACKED] = (acked ^ toggles) + _COUNT_ONE & U64_MASK
-            if value != last:
-                words[_OVF_CTRL] = last = value
+            words[_OVF_CTRL] = value
 
         return write
 

@@ -113,6 +113,7 @@ class HostPage:
         self._lvtpc_auto = bool(features & page.FEATURE_LVTPC_AUTO)
         self._lvtpc_changed = False
         self._acked_next: int | None = None
+        self._ovf_ctrl_changed = False
         self.dirty = True
         self._stale = True
         self._written: tuple[int, int] | None = None
@@ -168,6 +169,10 @@ class HostPage:
         """GLOBAL_STATUS was written from outside: an OVF_CTRL write under way starts again."""
         self.dirty = True
         self._acked_next = self._words[page.ACKED] + page.ACK_COUNT_ONE & U64_MASK
+
+    def ovf_ctrl_written(self) -> None:
+        """OVF_CTRL was written from outside: the guest's next write must not look like none."""
+        self.dirty = self._ovf_ctrl_changed = True
 
     def commit(self) -> None:
         """A write that made counters live in FROZEN was accepted: clear a delivery's LVTPC mask."""
@@ -258,9 +263,8 @@ class HostPage:
         if self._lvtpc_changed:
             words[page.LVTPC] = self._published[_LVTPC] = self._delivery.lvtpc
             self._lvtpc_changed = False
-        if self._acked_next is not None:
-            words[page.ACKED] = self._acked_next
-            self._acked_next = None
+        if self._acked_next is not None or self._ovf_ctrl_changed:
+            self._store_guest_words()
         live = 0 if self._vpmu.held else self._vpmu.live
         self._store_host(live)
         self._owns_turns = self._entered_running = live != 0
@@ -289,6 +293,15 @@ class HostPage:
             self._ovf_ctrl = value
             if not value & self._vpmu.cpuid.ovf_ctrl_reserved:
                 self._vpmu.ovf_ctrl = value
+
+    def _store_guest_words(self) -> None:
+        """After a write of status or OVF_CTRL from outside, and then only."""
+        if self._acked_next is not None:
+            self._words[page.ACKED] = self._acked_next
+            self._acked_next = None
+        if self._ovf_ctrl_changed:
+            self._words[page.OVF_CTRL] = self._ovf_ctrl = self._vpmu.ovf_ctrl
+            self._ovf_ctrl_changed = False
 
     def _store_turns(self) -> None:
         values = self._turn_values()

@@ -45,6 +45,8 @@ def set_msr(host: HostVcpu, address: MsrAddress, value: int) -> bool:
         host.page.registers_changed()
         if address == msr.GLOBAL_STATUS:
             host.page.status_written()
+        elif address == msr.OVF_CTRL:
+            host.page.ovf_ctrl_written()
     return True
 
 
