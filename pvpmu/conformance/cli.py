@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pvpmu.conformance import checks
 from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
@@ -55,6 +56,7 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     explain.set_defaults(command=_explain)
     explain.add_argument("id", nargs="+", metavar="ID", help="id, or glob of ids")
     explain.add_argument("--extra", **_EXTRA)
+    checks.add_commands(actions)
     published = actions.add_parser("schema", help="print the JSON Schema of vector files")
     published.set_defaults(command=_schema)
 

@@ -1,0 +1,89 @@
+"""``pvpmu conform random`` and ``selftest``: the kit against itself."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pvpmu.conformance.target import Target
+from pvpmu.conformance.vector import PATHS, PROFILES
+from pvpmu.shared.errors import UsageError
+
+_OPERATIONS = 100_000
+_SEEDS = 1 << 32
+_PATHS = {"both": PATHS, "trap": PATHS[:1], "page": PATHS[1:]}
+
+
+def add_commands(actions: Any) -> None:  # argparse names the type privately
+    """Add both actions to those of ``pvpmu conform``."""
+    random = actions.add_parser(
+        "random",
+        help="random programs: trap against page against a PMU by the book",
+        description="Plays random programs, legal and illegal, on the trap path, on the page "
+        "without and with FREEZE, and on an oracle written from the SDM alone. The first "
+        "difference is shrunk and printed as a vector. Exit status: 0 no difference, 1 one.",
+    )
+    random.set_defaults(command=_random)
+    random.add_argument(
+        "--ops", type=_count, default=_OPERATIONS, metavar="N", help="operations (%(default)s)"
+    )
+    random.add_argument("--seed", type=_count, metavar="N", help="of the first program (random)")
+    random.add_argument("--path", choices=tuple(_PATHS), default="both", help="(%(default)s)")
+    random.add_argument(
+        "--profile", choices=PROFILES, default="", help="one profile (default: all in turn)"
+    )
+    random.add_argument("--out", metavar="FILE", help="write the vector there, not to the screen")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return value
+
+
+def _random(args: argparse.Namespace, new_target: Callable[[], Target] | None = None) -> int:
+    from pvpmu.conformance import fuzz, replay  # noqa: PLC0415 (slower to load than to list)
+
+    seed = secrets.randbelow(_SEEDS) if args.seed is None else args.seed
+    print(f"seed {seed}", flush=True)
+    out = Path(args.out) if args.out else None
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"{out.parent}: is no folder")
+    outcome = fuzz.run(
+        (new_target or _inline)(),
+        operations=args.ops,
+        seed=seed,
+        profile=args.profile,
+        paths=_PATHS[args.path],
+    )
+    found = outcome.found
+    machines = len(_PATHS[args.path]) + 1
+    print(
+        f"{outcome.operations} operations of {outcome.programs} programs on {machines} machines, "
+        f"{0 if found is None else 1} differences"
+    )
+    if found is None:
+        return 0
+    text = replay.vector_file(found.program, found.difference)
+    print(f"difference: {found.difference}", file=sys.stderr)
+    words = ["pvpmu", "conform", "random", "--seed", str(found.seed), "--ops", "1"]
+    words += ["--path", args.path, "--profile", found.profile]
+    print(f"replay: {shlex.join(words)}", file=sys.stderr)
+    if out is None:
+        sys.stdout.write(text.decode())
+    else:
+        out.write_bytes(text)
+        print(f"vector: {out}; pvpmu conform run RND --extra {out.parent}", file=sys.stderr)
+    return 1
+
+
+def _inline() -> Target:
+    from pvpmu.conformance.inline import InlineTarget  # noqa: PLC0415
+
+    return InlineTarget()
