@@ -58,6 +58,9 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     explain.add_argument("--extra", **_EXTRA)
     checks.add_commands(actions)
     published = actions.add_parser("schema", help="print the JSON Schema of vector files")
+    published.add_argument(
+        "--adapter", action="store_true", help="that of an adapter's lines instead"
+    )
     published.set_defaults(command=_schema)
 
 
@@ -77,7 +80,7 @@ def _add_run(actions: Any) -> None:
         "--target",
         default="inline",
         metavar="TARGET",
-        help="inline or process (%(default)s)",
+        help="inline, process, or adapter:COMMAND (%(default)s)",
     )
     run.add_argument(
         "--timeout",
@@ -188,7 +191,12 @@ def _opener(name: str, limit_s: float) -> Callable[[], Target]:
         from pvpmu.conformance.process import ProcessTarget  # noqa: PLC0415
 
         return lambda: ProcessTarget(limit_s)
-    raise UsageError(f"unknown target {name!r}; known: inline, process")
+    kind, _, command = name.partition(":")
+    if kind == "adapter":
+        from pvpmu.conformance.adapter import AdapterTarget  # noqa: PLC0415
+
+        return lambda: AdapterTarget(command, limit_s)
+    raise UsageError(f"unknown target {name!r}; known: inline, process, adapter:COMMAND")
 
 
 def _selected(args: argparse.Namespace) -> list[Vector]:
@@ -230,8 +238,10 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
-def _schema(_: argparse.Namespace) -> int:
-    sys.stdout.write(schema().decode())
+def _schema(args: argparse.Namespace) -> int:
+    from pvpmu.conformance.lines import lines_schema  # noqa: PLC0415
+
+    sys.stdout.write((lines_schema() if args.adapter else schema()).decode())
     return 0
 
 

@@ -1,23 +1,18 @@
 """What the kit asks of a target: ``hello``, ``reset``, operations. Everything is JSON-able.
 
-An out-of-process adapter is the same thing line by line: :func:`line_of` and :func:`reply_of`
-turn a request into one line and a line into a reply. Integers travel as hex strings.
-
-An operation may be interrupted by NMIs of the guest. The target then calls back (a line
-``{"nmi": VCPU}`` from an adapter), serves the operations of the handler, and goes on when the
-callback returns (a request ``iret``).
+An operation may be interrupted by NMIs of the guest. The target then calls back, serves the
+operations of the handler, and goes on when the callback returns. An adapter in another process is
+the same thing line by line (:mod:`pvpmu.conformance.lines`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import msgspec
 from msgspec import Struct
 
-from pvpmu.shared.errors import PeerError, PvpmuError
+from pvpmu.shared.errors import PvpmuError
 
 PROTOCOL = 1
 """Version of this protocol; an adapter that says another is refused."""
@@ -66,58 +61,3 @@ class Target(Protocol):
         """Do one operation on one vCPU; raises :class:`Unsupported`."""
 
     def close(self) -> None: ...
-
-
-class _Line(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    value: str | None = None
-    fault: bool = False
-    refused: bool = False
-    unsupported: str | None = None
-    error: str | None = None
-    nmi: int | None = None
-
-
-def line_of(name: str, vcpu: int, fields: Mapping[str, Json]) -> bytes:
-    """One operation as a line, without its end."""
-    return msgspec.json.encode({"op": name, "vcpu": vcpu, **_wire_fields(fields)})
-
-
-def reply_of(line: bytes) -> Reply | int:
-    """Read a line: a reply, or the number of the vCPU that takes an NMI.
-
-    Raises :class:`Unsupported`, and :class:`PeerError` for what is no reply.
-    """
-    try:
-        read = msgspec.json.decode(line, type=_Line)
-        value = _integer(read.value)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise PeerError(f"the adapter answered {line[:80]!r}: {error}") from None
-    if read.nmi is not None:
-        return read.nmi
-    if read.unsupported is not None:
-        raise Unsupported(read.unsupported)
-    if read.error is not None:
-        raise PeerError(f"the adapter reports: {read.error}")
-    return Reply(value=value, fault=read.fault, refused=read.refused)
-
-
-def _wire_fields(fields: Mapping[str, Json]) -> dict[str, Json]:
-    return {key: _wire(value) for key, value in fields.items()}
-
-
-def _wire(value: Json) -> Json:
-    if isinstance(value, bool) or not isinstance(value, (int, list, dict)):
-        return value
-    if isinstance(value, int):
-        return hex(value)
-    if isinstance(value, list):
-        return [_wire(each) for each in value]
-    return _wire_fields(value)
-
-
-def _integer(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"-?0x[0-9a-fA-F]{1,16}", text):
-        raise ValueError(f"value {text!r} is no hex string of up to 64 bits")
-    return int(text, 16)

@@ -90,6 +90,10 @@ def test_a_report_can_go_to_standard_output_alone(capsys: Any) -> None:
     [
         ["run", "NOPE"],
         ["run", "--target", "moon"],
+        ["run", "--target", "adapter:"],
+        ["run", "--target", "adapter:/nowhere/at-all"],
+        ["run", "--timeout", "0"],
+        ["run", "--timeout", "soon"],
         ["run", "--path", "air"],
         ["run", "--profile", "amd"],
         ["run", "--expect", "/gone.json"],
@@ -136,6 +140,17 @@ def test_explain_shows_the_case(capsys: Any) -> None:
     assert "        0 wr msr=GLOBAL_CTRL value=0" in out
 
 
-def test_the_schema_is_printed(capsys: Any) -> None:
+def test_the_schemas_are_printed(capsys: Any) -> None:
     assert _run("schema") == 0
     assert json.loads(capsys.readouterr().out)["$defs"]["Vector"]
+    assert _run("schema", "--adapter") == 0
+    assert json.loads(capsys.readouterr().out)["$defs"]["Answer"]
+
+
+def test_a_case_that_takes_longer_than_the_timeout_is_an_error(mine: Path, capsys: Any) -> None:
+    ops = [{"op": "repeat", "times": 100_000, "do": [{"op": "rd", "msr": "STATUS"}]}]
+    file = json.loads((mine / "own.json").read_text())
+    file["vectors"][0]["ops"] = ops
+    (mine / "own.json").write_text(json.dumps(file))
+    assert _run("run", "OWN", "--extra", mine, "--timeout", "0.01", "--path", "trap") == 1
+    assert "not done after 0.01 s" in capsys.readouterr().out

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from pvpmu.conformance.target import Reply, Unsupported, line_of, reply_of
+from pvpmu.conformance.lines import line_of, reply_of
+from pvpmu.conformance.target import Reply, Unsupported
 from pvpmu.shared.errors import PeerError
 
 
