@@ -1,6 +1,8 @@
 """Whatever a guest puts into its slot and page, the host goes on and stores only its own words."""
 
+import gc
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,9 @@ from pvpmu.shared.registration import Request
 
 New = Callable[..., Any]
 EXITS = 2000
+HOST_FILES = "*/pvpmu/host/*"
+ALLOWED_BYTES = 8192
+"""Noise; one word kept for each of the exits would be twice that."""
 ALL_ON = 0x7_0000_00FF
 U64 = (1 << 64) - 1
 PAGE_WORDS = page.PAGE_SIZE // 8
@@ -212,3 +217,31 @@ def send_elsewhere(rng: random.Random, machine: Any) -> None:
     reason = rng.choice((ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.EXCEPTION_NMI))
     address = rng.choice([register.address for register in REGISTERS if register.pmu])
     machine.exit(reason, address, some_value(rng), user=some_counts(rng))
+
+
+@pytest.mark.rule("LIM-1")
+def test_what_a_guest_does_costs_the_host_no_more_memory_the_longer_it_goes_on(
+    new_machine: New,
+) -> None:
+    rng = random.Random(11)
+    machine = new_machine(cpuid=PmuCpuid(gp=2, fixed=1))
+    machine.register()
+
+    def abuse(exits_made: int) -> int:
+        for _ in range(exits_made):
+            scribble(rng, machine.memory[:PAGE_WORDS])
+            machine.host.queue_nmi()
+            send(rng, machine)
+        gc.collect()
+        kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, HOST_FILES)])
+        return sum(each.size for each in kept.statistics("filename"))
+
+    tracemalloc.start()
+    try:
+        # Until what is looked up once has been: sets of counters.
+        before = abuse(EXITS // 2)
+        after = abuse(EXITS)
+    finally:
+        tracemalloc.stop()
+    assert before > ALLOWED_BYTES, "what the host holds is seen at all"
+    assert after - before < ALLOWED_BYTES
