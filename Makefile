@@ -3,6 +3,7 @@
 # make check  what every commit passes: format, lint, types
 # make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
+# make stress two million random operations on trap, page and oracle, and every broken machine
 # make model  check the page protocol by machine, in full; needs spin and gcc (docs/model)
 # make clean  remove what the above made
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check generated bench model clean
+.PHONY: demo test check generated bench stress model clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
@@ -29,6 +30,10 @@ generated: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json
+
+stress: $(INSTALLED)
+	$(BIN)/pvpmu conform selftest
+	$(BIN)/pvpmu conform random --ops 2000000
 
 model:
 	$(PYTHON) docs/model/verify.py

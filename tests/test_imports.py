@@ -21,8 +21,11 @@ PURE = (
 )  # fmt: skip
 PRINTS = {"conformance/console.py"}
 BOTH_SIDES = {
-    f"conformance/{name}.py" for name in ("hostcalls", "inline", "machine", "process", "window")
-}
+    f"conformance/{name}.py"
+    for name in (
+        "hostcalls", "inline", "machine", "mutants_guest", "mutants_host", "process", "window",
+    )
+}  # fmt: skip
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pvpmu.conformance.target import Target
-from pvpmu.conformance.vector import PATHS, PROFILES
+from pvpmu.conformance.vector import PATHS, PROFILES, load_vectors
 from pvpmu.shared.errors import UsageError
 
 _OPERATIONS = 100_000
@@ -38,6 +38,16 @@ def add_commands(actions: Any) -> None:  # argparse names the type privately
         "--profile", choices=PROFILES, default="", help="one profile (default: all in turn)"
     )
     random.add_argument("--out", metavar="FILE", help="write the vector there, not to the screen")
+    selftest = actions.add_parser(
+        "selftest",
+        help="broken hosts and guests: does the kit catch each?",
+        description="Runs the vectors on this project's host and guest with one deliberate "
+        "mistake at a time, until one fails. Exit status: 0 every mistake is caught and the "
+        "machine without one passes the same vectors, 1 otherwise.",
+    )
+    selftest.set_defaults(command=_selftest)
+    selftest.add_argument("name", nargs="*", metavar="NAME", help="mutants or globs of them (all)")
+    selftest.add_argument("--list", action="store_true", help="print the mutants only")
 
 
 def _count(text: str) -> int:
@@ -81,6 +91,31 @@ def _random(args: argparse.Namespace, new_target: Callable[[], Target] | None = 
         out.write_bytes(text)
         print(f"vector: {out}; pvpmu conform run RND --extra {out.parent}", file=sys.stderr)
     return 1
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    from pvpmu.conformance.mutants import catch, chosen, failures  # noqa: PLC0415
+
+    mutants = chosen(args.name)
+    if args.list:
+        for mutant in mutants:
+            print(f"{mutant.name:<20} {mutant.role:<6} {mutant.mistake}")
+        return 0
+    vectors = load_vectors()
+    results = []
+    for mutant in mutants:
+        result = catch(mutant, vectors)
+        by = f"caught by {result.by} on {result.path}" if result.by else "SURVIVES"
+        print(f"{mutant.name:<20} {mutant.role:<6} {by:<34} {mutant.mistake}", flush=True)
+        results.append(result)
+    survived = [result.mutant.name for result in results if not result.by]
+    bad = failures(results)
+    for line in bad:
+        print(f"fails without a mistake: {line}", file=sys.stderr)
+    if survived:
+        print(f"survive: {', '.join(survived)}", file=sys.stderr)
+    print(f"{len(results)} mutants, {len(results) - len(survived)} caught, {len(survived)} survive")
+    return 1 if survived or bad else 0
 
 
 def _inline() -> Target:

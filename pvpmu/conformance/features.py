@@ -33,6 +33,7 @@ FEATURES = {
     "interrupt-flag": "PMIs by fixed vector, RFLAGS.IF",
     "nmi": "NMIs that are no PMI",
     "nmi-at": "an NMI before a given load or store of the seam",
+    "race": "a store by another CPU of the guest right after an access of the host to a page",
     "hlt": "HLT",
     "idle-time": "time that passes while the guest halts",
     "smp": "several vCPUs",
@@ -57,6 +58,7 @@ FEATURES = {
 _OF_OP: dict[type, str] = {
     ops.Nmi: "nmi",
     ops.NmiAt: "nmi-at",
+    ops.Race: "race",
     ops.Hlt: "hlt",
     ops.Iflag: "interrupt-flag",
     ops.HostGet: "host-msrs",

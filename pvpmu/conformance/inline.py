@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 from pvpmu.conformance.machine import FEATURES, Board, MachineTarget
+from pvpmu.conformance.race import RacingMemory
+from pvpmu.conformance.target import Json
 from pvpmu.host.testport import TestPort
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import port
@@ -18,18 +23,24 @@ class InlineTarget(MachineTarget):
     """Host and guest in this process."""
 
     def __init__(self) -> None:
-        super().__init__("inline", FEATURES)
+        super().__init__("inline", (*FEATURES, "race"))
+        self._races = False
+
+    def reset(self, config: Mapping[str, Json]) -> None:
+        """Make a VM of that configuration; ``race``: the host's memory can race."""
+        self._races = bool(config.get("race"))
+        super().reset(config)
 
     def boards(self, vcpus: int, pages: int) -> list[Board]:
         """New ones."""
         memory = memoryview(bytearray(pages * PAGE_SIZE)).cast("Q")
-        return [_board(memory) for _ in range(vcpus)]
+        return [_board(memory, RacingMemory(memory) if self._races else None) for _ in range(vcpus)]
 
 
-def _board(memory: memoryview[int]) -> Board:
+def _board(memory: memoryview[int], racing: RacingMemory | None) -> Board:
     slot = memoryview(bytearray(SLOT_SIZE + port.PORT_BYTES)).cast("Q")
-    host = HostVcpu(slot, memory, _ANY, PmuCpuid())
+    host = HostVcpu(slot, cast("Any", memory if racing is None else racing), _ANY, PmuCpuid())
     area = port.area_of(slot)
     assert area is not None
     TestPort(host, area)
-    return Board(slot, memory, host.serve)
+    return Board(slot, memory, host.serve, racing.arm if racing is not None else None)

@@ -121,6 +121,7 @@ class Interpreter:
         config["freeze"] = freeze
         config["profile"] = self._profile
         config["nmi_at"] = any(isinstance(op, ops.NmiAt) for op in walk(self._vector.ops))
+        config["race"] = any(isinstance(op, ops.Race) for op in walk(self._vector.ops))
         config["pages"] = self._vector.config.vcpus + _SPARE_PAGES
         self._target.reset(config)
         self._vcpu = 0

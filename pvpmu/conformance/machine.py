@@ -51,12 +51,14 @@ class Board:
     """What a vCPU is plugged into.
 
     ``slot``: its exit slot, with the test port's area behind it. ``memory``: the guest's, as 64-bit
-    words. ``cross``: hand over to the host and return at VM-entry.
+    words. ``cross``: hand over to the host and return at VM-entry. ``race``: let another CPU store a
+    value after the host's next access to a page word, where that can be done.
     """
 
     slot: memoryview[int]
     memory: memoryview[int]
     cross: Callable[[], object]
+    race: Callable[[int, int], None] | None = None
 
 
 class MachineTarget:
@@ -128,6 +130,7 @@ class Machine:
         self._words = memory[first : first + PAGE_SIZE // 8]
         self._windows = WindowMemory(memory) if config["nmi_at"] else None
         self._cross_board = board.cross
+        self._board_race = board.race
         self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
         self._tell = on_nmi
@@ -151,6 +154,7 @@ class Machine:
             "overflow": self._overflow,
             "nmi": lambda _: self._foreign_nmi(),
             "nmi_at": self._nmi_at,
+            "race": self._race,
             "nmis": lambda _: _value(self._nmis),
             "hlt": self._hlt,
             "reset": self._reset,
@@ -260,6 +264,12 @@ class Machine:
             self._armed = lambda: cast("None", self._foreign_nmi())
         else:
             self._armed = lambda: cast("None", self._overflow({"event": f["event"], "cpl": 0}))
+        return Reply()
+
+    def _race(self, f: Fields) -> Reply:
+        if self._board_race is None:
+            raise Unsupported("no such operation: race")
+        self._board_race(f["word"], f["value"])
         return Reply()
 
     def _hlt(self, f: Fields) -> Reply:

@@ -167,6 +167,13 @@ class NmiAt(Op, frozen=True, kw_only=True, tag="nmi_at"):
     event: EventName = "instructions"
 
 
+class Race(Op, frozen=True, kw_only=True, tag="race"):
+    """Another CPU of the guest stores ``value`` right after the host's next access to ``word``."""
+
+    word: Value
+    value: Value
+
+
 class Nmis(Observed, frozen=True, kw_only=True, tag="nmis"):
     """NMIs taken by this vCPU since the last ``mark``."""
 
@@ -433,6 +440,7 @@ AnyOp = (
     | Pmi
     | Nmi
     | NmiAt
+    | Race
     | Nmis
     | Hlt
     | Iflag

@@ -1,0 +1,68 @@
+"""All mutants, and the run that must catch each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pvpmu.conformance.inline import InlineTarget
+from pvpmu.conformance.mutants_guest import GUEST
+from pvpmu.conformance.mutants_host import HOST
+from pvpmu.conformance.mutation import Mutant, in_force
+from pvpmu.conformance.runner import RunConfig, Runner
+from pvpmu.conformance.vector import Vector
+from pvpmu.conformance.verdict import Verdict
+from pvpmu.shared.errors import UsageError
+
+MUTANTS: tuple[Mutant, ...] = (*HOST, *GUEST)
+_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """What became of a mutant: ``by`` is the first vector that failed, empty if it survives."""
+
+    mutant: Mutant
+    by: str
+    path: str
+    tried: tuple[Vector, ...]
+
+
+def chosen(names: Sequence[str]) -> list[Mutant]:
+    """Mutants by name or glob, all without; raises UsageError if one names none."""
+    for name in names:
+        if not any(fnmatchcase(mutant.name, name) for mutant in MUTANTS):
+            raise UsageError(f"no mutant {name!r}; see pvpmu conform selftest --list")
+    return [
+        mutant
+        for mutant in MUTANTS
+        if not names or any(fnmatchcase(mutant.name, name) for name in names)
+    ]
+
+
+def catch(mutant: Mutant, vectors: Sequence[Vector]) -> Caught:
+    """Run vectors on the broken machine, likely ones first, up to the first that fails."""
+    likely = [v for v in vectors if any(fnmatchcase(v.id, each) for each in mutant.likely)]
+    rest = [vector for vector in vectors if vector not in likely]
+    tried: list[Vector] = []
+    with in_force(mutant):
+        runner = Runner(InlineTarget, RunConfig(limit_s=_LIMIT_S))
+        for vector in (*likely, *rest):
+            tried.append(vector)
+            for result in runner.run_vector(vector):
+                if result.verdict is Verdict.FAIL:
+                    return Caught(mutant, vector.id, result.path, tuple(tried))
+    return Caught(mutant, "", "", tuple(tried))
+
+
+def failures(results: Sequence[Caught]) -> list[str]:
+    """One line per vector that was tried and that the machine without a mistake fails."""
+    tried = {vector.id: vector for result in results for vector in result.tried}
+    runner = Runner(InlineTarget, RunConfig())
+    return [
+        f"{result.id} on {result.path}: {result.reason or result.failure}"
+        for vector in tried.values()
+        for result in runner.run_vector(vector)
+        if result.verdict.bad
+    ]

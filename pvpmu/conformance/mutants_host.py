@@ -1,0 +1,375 @@
+"""Broken hosts: each mistake replaces one method of this project's host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pvpmu.conformance import hostcalls
+from pvpmu.conformance.mutants_guest import DIRTY, marks_dirty
+from pvpmu.conformance.mutation import Mutant, was
+from pvpmu.guest.msr import Seam
+from pvpmu.host import vcpu as vcpu_module
+from pvpmu.host import vpmu as vpmu_module
+from pvpmu.host.counters import Counters
+from pvpmu.host.pmi import PmiDelivery
+from pvpmu.host.pvpage import HostPage
+from pvpmu.host.vcpu import HostVcpu
+from pvpmu.host.vpmu import Vpmu
+from pvpmu.shared import page
+from pvpmu.shared.cpuid import LVT_MASKED
+from pvpmu.shared.page import TURN_FIRST
+from pvpmu.shared.units import U64_MASK
+
+_import_words = was(HostPage, "import_words")
+_publish = was(HostPage, "publish")
+_store_host = was(HostPage, "_store_host")
+_turn_values = was(HostPage, "_turn_values")
+_apply = was(HostPage, "_apply")
+_note_pmi = was(HostPage, "note_pmi")
+_commit = was(HostPage, "commit")
+_write_lvtpc = was(PmiDelivery, "write_lvtpc")
+_deliver = was(PmiDelivery, "deliver")
+_inject = was(HostVcpu, "_inject")
+_deliver_all = was(HostVcpu, "_deliver")
+_save = was(hostcalls, "save")
+_restore = was(hostcalls, "restore")
+_start_paused = was(Counters, "start_paused")
+_fixed_ctr_ctrl = was(Vpmu, "_write_fixed_ctr_ctrl")
+
+
+def _double_fetch(self: Any) -> bool:
+    if not _import_words(self):
+        return False
+    for turn in self._turns:
+        if (
+            turn is not None
+            and self._words[TURN_FIRST + turn.offset] != self._published[turn.offset]
+        ):
+            _apply(self, turn, self._words[TURN_FIRST + turn.offset])
+    return True
+
+
+def _bytewise(self: Any) -> None:
+    stores = self._words.cast("B")
+    values = _turn_values(self)
+    for offset, turn in enumerate(self._turns):
+        if turn is not None and self._owns_turns and values[offset] != self._published[offset]:
+            self._published[offset] = values[offset]
+            for position, byte in enumerate(values[offset].to_bytes(8, "little")):
+                stores[(TURN_FIRST + offset) * 8 + position] = byte
+    _publish(self)
+
+
+def _packed_indices(self: Any) -> list[int]:
+    values: list[int] = _turn_values(self)
+    first, last = page.FIXED_CTR - TURN_FIRST, page.FIXED_CTR - TURN_FIRST + len(self._vpmu.fixed)
+    values[first:last] = reversed(values[first:last])
+    return values
+
+
+def _sticky(self: Any) -> None:
+    self._owns_turns = self._entered_running
+
+
+def _replays(self: Any) -> bool:
+    done: bool = _import_words(self)
+    self._vpmu.global_status &= ~self._vpmu.ovf_ctrl
+    self.dirty = True
+    return done
+
+
+def _overwrites_at_pmi(self: Any) -> None:
+    _note_pmi(self)
+    for turn in self._turns:
+        if turn is not None and not self.running:
+            self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+
+
+def _freezes_for_any(self: Any) -> None:
+    _inject(self)
+    half = self.page
+    if half is not None and half.freeze and half.running:
+        half.freeze_now()
+
+
+def _reraises(self: Any) -> None:
+    _commit(self)
+    if self._vpmu.global_status:
+        self._delivery.raise_pmi(in_guest=True)
+
+
+def _unmasked_width(self: Any) -> list[int]:
+    values: list[int] = _turn_values(self)
+    for first, bank in ((page.PMC, self._vpmu.gp), (page.FIXED_CTR, self._vpmu.fixed)):
+        at = first - TURN_FIRST
+        values[at : at + len(bank)] = [pmc.accumulator & U64_MASK for pmc in bank]
+    return values
+
+
+def _early_status(self: Any, *, running: bool) -> None:
+    # What the last publication had: status from before this exit's overflows.
+    now, before = self._vpmu.global_status, getattr(self, "_early", 0)
+    self._early = now
+    self._vpmu.global_status = before & now
+    _store_host(self, running=running)
+    self._vpmu.global_status = now
+
+
+def _unfiltered(self: Any) -> None:
+    chosen, self._filter = self._filter, None
+    _start_paused(self)
+    self._filter = chosen
+
+
+def _always_pauses(self: Any, value: int) -> bool:
+    if value & self._global_ctrl_reserved:
+        return False
+    self.global_ctrl = value
+    for pmc in self._all:
+        self.reprogram(pmc)
+    return True
+
+
+def _imports_nothing(page_half: Any) -> None:
+    if page_half.running:
+        page_half.take_ovf_ctrl()
+
+
+def _keeps_hold(self: Any) -> bool:
+    held = self._vpmu.held
+    done: bool = _import_words(self)
+    self._vpmu.held = held
+    return done
+
+
+def _keeps_generation(self: Any) -> None:
+    self._words[page.VERSION] = 0
+    self._vpmu.held = False
+
+
+def _leaves_unmasked(self: Any) -> None:
+    _deliver(self)
+    self.lvtpc &= ~LVT_MASKED
+    self.masked_here = False
+
+
+def _unmasks_all(self: Any) -> None:
+    if self._lvtpc_auto:
+        self._delivery.unmask()
+        self.registers_changed()
+
+
+def _stores_then_refuses(self: Any, pmc: Any, value: int) -> bool:
+    if value == pmc.eventsel:
+        return True
+    self.store_eventsel(pmc, value)
+    if value & self._evtsel_reserved:
+        return False
+    self.reprogram(pmc)
+    return True
+
+
+def _forgets_pending(self: Any) -> None:
+    _commit(self)
+    self._delivery.pending.clear()
+
+
+def _saves_old(host: Any) -> Any:
+    importing, host.import_page = host.import_page, lambda: None
+    try:
+        return _save(host)
+    finally:
+        host.import_page = importing
+
+
+def _restores_none(host: Any, state: Any) -> None:
+    _restore(host, replace(state, nmis=[], pmi_requested=False))
+
+
+def _stores_tail(self: Any) -> None:
+    _publish(self)
+    self._words[page.PAGE.used // 8] = self._seq
+
+
+def _takes_part(self: Any) -> bool:
+    copy = self._words[TURN_FIRST : page.TURN_END].tolist()
+    before = list(self._published)
+    done: bool = _import_words(self)
+    if not done:
+        for turn in self._turns:
+            if turn is None or copy[turn.offset] == before[turn.offset]:
+                continue
+            if not copy[turn.offset] & turn.refused:
+                _apply(self, turn, copy[turn.offset])
+    return done
+
+
+def _resends(self: Any, value: int) -> None:
+    unmasks = self.lvtpc & LVT_MASKED and not value & LVT_MASKED
+    _write_lvtpc(self, value)
+    if unmasks:
+        self.queue_nmi(pmi=True)
+
+
+def _believes_host_word(self: Any) -> bool:
+    self._freeze_seq = self._words[page.FREEZE_SEQ]
+    self._vpmu.held = self._freeze_seq != self._words[page.RELEASE_SEQ]
+    return bool(_import_words(self))
+
+
+def _keeps_counting(self: Any) -> None:
+    self._vpmu.held = True
+    self._freeze_seq = self._freeze_seq + 1 & U64_MASK
+    self.registers_changed()
+
+
+def _hides_enables(self: Any) -> list[int]:
+    values: list[int] = _turn_values(self)
+    if self._vpmu.held:
+        values[page.GLOBAL_CTRL - TURN_FIRST] = 0
+    return values
+
+
+def _drops_late(self: Any, *, blocked: bool) -> int:
+    if self.page is not None and not self.page.running:
+        self.delivery.pending = [pmi for pmi in self.delivery.pending if not pmi]
+    return int(_deliver_all(self, blocked=blocked))
+
+
+def _counts_all_nmis(self: Any) -> None:
+    if self.page is not None and not self.delivery.pending[0]:
+        self.page.note_pmi()
+    _inject(self)
+
+
+def _discards(self: Any) -> None:
+    if self.page is not None:
+        was_held = self.vpmu.held
+        self._detach(self.page)
+        if was_held:
+            self.vpmu.start_paused()
+
+
+def _interrupts_always(self: Any, **_: bool) -> None:
+    self.counts.raised += 1
+    self.queue_nmi(pmi=True)
+
+
+def _clears_every_bit(self: Any, value: int) -> bool:
+    if value & self._ovf_ctrl_reserved:
+        return False
+    self.global_status = 0
+    self.ovf_ctrl = value
+    return True
+
+
+def _no_counting_after_refusal(self: Any, value: int) -> bool:
+    for pmc in self.fixed:
+        self.pause(pmc)
+    return bool(_fixed_ctr_ctrl(self, value))
+
+
+def _imports_dirty_only(self: Any) -> bool:
+    """A guest marks what it stores; the host takes what is marked."""
+    dirty = self._words[DIRTY]
+    self._words[DIRTY] = 0
+    for turn in self._turns:
+        if turn is not None and not dirty >> turn.offset & 1:
+            self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+    return bool(_import_words(self))
+
+
+def _same_generation(last: int, found: int) -> int:
+    return last or found or 1
+
+
+def _host(name: str, mistake: str, owner: Any, attribute: str, wrong: Any, *likely: str) -> Mutant:
+    return Mutant(
+        name=name, role="host", mistake=mistake,
+        patches=((owner, attribute, wrong),), likely=likely,
+    )  # fmt: skip
+
+
+HOST = (
+    _host("double-fetch", "applies words that it loads again after the check", HostPage,
+          "import_words", _double_fetch, "TURN-14"),
+    Mutant(
+        name="dirty-bitmap",
+        role="host",
+        mistake="a dirty bitmap says what is new; a nested NMI's mark is overwritten",
+        patches=(
+            (HostPage, "import_words", _imports_dirty_only),
+            (Seam, "wrmsr", marks_dirty),
+        ),
+        likely=("SEAM-09",),
+    ),
+    _host("bytewise-store", "publishes words byte by byte", HostPage, "publish", _bytewise,
+          "TURN-15"),
+    _host("relative-index", "fixed counters packed from the other end", HostPage, "_turn_values",
+          _packed_indices, "CNT-02"),
+    _host("sticky-status", "never takes acknowledgements", HostPage, "load_status", _sticky,
+          "OVF-09"),
+    _host("status-clear-all", "a trapped OVF_CTRL clears every bit", Vpmu, "_write_ovf_ctrl",
+          _clears_every_bit, "OVF-07"),
+    _host("ovf-replay", "each import does the last OVF_CTRL again", HostPage, "import_words",
+          _replays, "DIF-03"),
+    _host("lost-update", "a PMI's entry overwrites what the guest stored in FROZEN", HostPage,
+          "note_pmi", _overwrites_at_pmi, "TURN-16"),
+    _host("freeze-any-nmi", "freezes for an NMI that is no PMI", HostVcpu, "_inject",
+          _freezes_for_any, "HOLD-03"),
+    _host("re-raise", "COMMIT raises a PMI from status that is left", HostPage, "commit",
+          _reraises, "OVF-0*"),
+    _host("unmasked-width", "publishes counters beyond their width", HostPage, "_turn_values",
+          _unmasked_width, "WID-07/a"),
+    _host("status-before-stop", "publishes the status from before the stop", HostPage,
+          "_store_host", _early_status, "OVF-01"),
+    _host("filter-bypass", "COMMIT does not ask the event filter", Counters, "start_paused",
+          _unfiltered, "FLT-16/b"),
+    _host("same-value-pauses", "a same-value GLOBAL_CTRL write pauses and starts", Vpmu,
+          "_write_global_ctrl", _always_pauses, "TURN-06"),
+    _host("no-import", "a trapped access in FROZEN does not import", HostVcpu, "_import",
+          staticmethod(_imports_nothing), "RPM-10"),
+    _host("stale-hold", "a released hold never ends at an import", HostPage, "import_words",
+          _keeps_hold, "HOLD-11"),
+    _host("no-generation", "leaves the generation when it leaves the page", HostPage, "detach",
+          _keeps_generation, "LIFE-02"),
+    _host("same-generation", "a new registration keeps its number", vcpu_module,
+          "next_generation", _same_generation, "LIFE-01"),
+    _host("lvtpc-unmasked", "delivery does not mask LVTPC where its era does", PmiDelivery,
+          "deliver", _leaves_unmasked, "PMI-01/*"),
+    _host("auto-unmasks-guest", "LVTPC_AUTO clears a mask that the guest set", HostPage, "commit",
+          _unmasks_all, "AUTO-02/*"),
+    _host("no-sign-extension", "a trapped legacy write is not sign-extended", vpmu_module,
+          "sign_extended", lambda value: value & 0xFFFF_FFFF, "WID-02/b"),
+    _host("fault-with-effect", "a selector that is #GP is stored all the same", Vpmu,
+          "_write_eventsel", _stores_then_refuses, "MSR-05/a"),
+    _host("fault-pauses", "a FIXED_CTR_CTRL write pauses before it is checked", Vpmu,
+          "_write_fixed_ctr_ctrl", _no_counting_after_refusal, "TURN-06"),
+    _host("pmi-lost-at-commit", "COMMIT forgets a PMI that waits", HostPage, "commit",
+          _forgets_pending, "TURN-17"),
+    _host("save-without-import", "saves what the page had before", hostcalls, "save", _saves_old,
+          "LIFE-04"),
+    _host("restore-loses-pmi", "restores no PMI that was pending", hostcalls, "restore",
+          _restores_none, "MIG-09/*"),
+    _host("stores-tail", "stores beyond the declared size", HostPage, "publish", _stores_tail,
+          "PVP-11"),
+    _host("partial-commit", "a refused COMMIT takes the good words", HostPage, "import_words",
+          _takes_part, "TURN-18"),
+    _host("resend-on-unmask", "unmasking LVTPC sends a PMI", PmiDelivery, "write_lvtpc", _resends,
+          "PMI-02"),
+    _host("believes-own-word", "reads its own words back from the page", HostPage, "import_words",
+          _believes_host_word, "TURN-13"),
+    _host("counts-in-hold", "a freeze does not stop the counters", HostPage, "freeze_now",
+          _keeps_counting, "HOLD-01"),
+    _host("hides-global-ctrl", "GLOBAL_CTRL reads 0 during a hold", HostPage, "_turn_values",
+          _hides_enables, "HOLD-01"),
+    _host("late-pmi-lost", "drops a PMI that finds the state FROZEN", HostVcpu, "_deliver",
+          _drops_late, "TURN-16"),
+    _host("pmi-seq-any-nmi", "pmi_seq counts NMIs that are no PMI", HostVcpu, "_inject",
+          _counts_all_nmis, "HOLD-09"),
+    _host("init-discards", "INIT throws the page's newer words away", HostVcpu,
+          "end_registration", _discards, "LIFE-06"),
+    _host("status-interrupts", "raises a PMI with LVTPC masked", PmiDelivery, "raise_pmi",
+          _interrupts_always, "PMI-02"),
+)  # fmt: skip

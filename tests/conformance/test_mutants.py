@@ -1,0 +1,65 @@
+"""Every deliberate mistake is caught, and none outlives its run."""
+
+from __future__ import annotations
+
+import pytest
+
+from pvpmu.cli import run
+from pvpmu.conformance.mutants import MUTANTS, catch, chosen, failures
+from pvpmu.conformance.mutation import Mutant, in_force
+from pvpmu.conformance.vector import Vector
+from pvpmu.shared.errors import UsageError
+
+
+def test_there_are_enough_of_both_roles() -> None:
+    assert len(MUTANTS) >= 25
+    assert {mutant.role for mutant in MUTANTS} == {"host", "guest"}
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_vector_catches_it(mutant: Mutant, vectors: list[Vector]) -> None:
+    result = catch(mutant, vectors)
+    assert result.by, f"{mutant.name} survives: {mutant.mistake}"
+    assert failures([result]) == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mistake_is_gone_after_its_run(mutant: Mutant) -> None:
+    before = [vars(owner)[name] for owner, name, _ in mutant.patches]
+    with in_force(mutant):
+        assert [vars(owner)[name] for owner, name, _ in mutant.patches] != before
+    assert [vars(owner)[name] for owner, name, _ in mutant.patches] == before
+
+
+def test_a_mutant_that_no_vector_catches_survives(vectors: list[Vector]) -> None:
+    (mutant,) = chosen(["sticky-status"])
+    harmless = [vector for vector in vectors if vector.id == "ENUM-07"]
+    result = catch(mutant, harmless)
+    assert (result.by, result.tried) == ("", tuple(harmless))
+
+
+def test_the_command_prints_who_is_caught_by_what(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["conform", "selftest", "ack-*"]) == 0
+    out = capsys.readouterr().out
+    assert "ack-elided           guest  caught by TURN-08 on page" in out
+    assert out.endswith("4 mutants, 4 caught, 0 survive\n")
+
+
+def test_the_command_fails_if_one_survives(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    vectors: list[Vector],
+) -> None:
+    from pvpmu.conformance import checks
+
+    monkeypatch.setattr(checks, "load_vectors", lambda: vectors[:1])
+    assert run(["conform", "selftest", "no-import"]) == 1
+    captured = capsys.readouterr()
+    assert "SURVIVES" in captured.out
+    assert captured.err == "survive: no-import\n"
+
+
+def test_an_unknown_mutant_is_refused() -> None:
+    with pytest.raises(UsageError, match="no mutant 'nobody'"):
+        chosen(["nobody"])
