@@ -51,8 +51,8 @@ class Board:
     """What a vCPU is plugged into.
 
     ``slot``: its exit slot, with the test port's area behind it. ``memory``: the guest's, as 64-bit
-    words. ``cross``: hand over to the host and return at VM-entry. ``race``: let another CPU store a
-    value after the host's next access to a page word, where that can be done.
+    words. ``cross``: hand over to the host and return at VM-entry. ``race``: let another CPU store
+    a value after the host's next access to a page word, where that can be done.
     """
 
     slot: memoryview[int]

@@ -183,29 +183,28 @@ class _Watched(race.RacingWords):
     """After each store of the host a reader on another CPU takes a snapshot."""
 
     WORDS = (page.LIVE, page.RAISED, page.GLOBAL_CTRL, page.PMC, page.PMC + 1, page.FIXED_CTR)
-    taken: ClassVar[list[tuple[bool, bool]]] = []
+    seen: ClassVar[list[tuple[int, bool]]] = []
 
     def __setitem__(self, where: int, value: int) -> None:
         super().__setitem__(where, value)
-        # Its registration is the reader's own; that it was believed at all is what is asked here.
         values = read_words(self.words, self.WORDS, self.words[page.GENERATION], attempts=1)
-        publishing = bool(self.words[page.SEQ] & 1) or not self.words[page.VERSION]
-        self.taken.append((publishing, values is not None))
+        self.seen.append((where, values is not None))
 
 
 def test_pvp_24_a_reader_on_another_cpu_sees_no_half_of_a_publication(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(race, "RacingWords", _Watched)
-    monkeypatch.setattr(_Watched, "taken", [])
+    monkeypatch.setattr(_Watched, "seen", [])
     print(f"seed {SEED}")
     for number in range(20):
         program = Author(Random(SEED + number), "kvm-5.14", fuzz.LENGTH).write()
         program.config["race"] = True
         assert compare(program, InlineTarget(), PATHS[2:]) is None
-    assert {publishing for publishing, _ in _Watched.taken} == {True, False}
-    assert not [1 for publishing, believed in _Watched.taken if publishing and believed]
-    assert [1 for publishing, believed in _Watched.taken if not publishing and believed]
+    believed_after = [where for where, believed in _Watched.seen if believed]
+    assert len(_Watched.seen) > 2000
+    assert len(believed_after) > 200
+    assert set(believed_after) == {page.SEQ}, "the last store of a publication, and no other"
 
 
 # The same in lock-step, by hypothesis -------------------------------------------------------------
