@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pvpmu.conformance import hostcalls
 from pvpmu.conformance.mutants_guest import DIRTY, marks_dirty
 from pvpmu.conformance.mutation import Mutant, was
 from pvpmu.guest.msr import Seam
+from pvpmu.host import migrate
 from pvpmu.host import vcpu as vcpu_module
 from pvpmu.host import vpmu as vpmu_module
 from pvpmu.host.counters import Counters
@@ -32,8 +32,8 @@ _write_lvtpc = was(PmiDelivery, "write_lvtpc")
 _deliver = was(PmiDelivery, "deliver")
 _inject = was(HostVcpu, "_inject")
 _deliver_all = was(HostVcpu, "_deliver")
-_save = was(hostcalls, "save")
-_restore = was(hostcalls, "restore")
+_save = was(migrate, "save")
+_restore = was(migrate, "restore")
 _start_paused = was(Counters, "start_paused")
 _fixed_ctr_ctrl = was(Vpmu, "_write_fixed_ctr_ctrl")
 
@@ -348,9 +348,9 @@ HOST = (
           "_write_fixed_ctr_ctrl", _no_counting_after_refusal, "TURN-06"),
     _host("pmi-lost-at-commit", "COMMIT forgets a PMI that waits", HostPage, "commit",
           _forgets_pending, "TURN-17"),
-    _host("save-without-import", "saves what the page had before", hostcalls, "save", _saves_old,
+    _host("save-without-import", "saves what the page had before", migrate, "save", _saves_old,
           "LIFE-04"),
-    _host("restore-loses-pmi", "restores no PMI that was pending", hostcalls, "restore",
+    _host("restore-loses-pmi", "restores no PMI that was pending", migrate, "restore",
           _restores_none, "MIG-09/*"),
     _host("stores-tail", "stores beyond the declared size", HostPage, "publish", _stores_tail,
           "PVP-11"),
