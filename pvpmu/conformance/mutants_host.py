@@ -8,12 +8,12 @@ from typing import Any
 from pvpmu.conformance.mutants_guest import DIRTY, marks_dirty
 from pvpmu.conformance.mutation import Mutant, was
 from pvpmu.guest.msr import Seam
-from pvpmu.host import migrate
-from pvpmu.host import vcpu as vcpu_module
+from pvpmu.host import migrate, registrar
 from pvpmu.host import vpmu as vpmu_module
 from pvpmu.host.counters import Counters
 from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.pvpage import HostPage
+from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import page
@@ -107,12 +107,12 @@ def _unmasked_width(self: Any) -> list[int]:
     return values
 
 
-def _early_status(self: Any, *, running: bool) -> None:
+def _early_status(self: Any, live: int) -> None:
     # What the last publication had: status from before this exit's overflows.
     now, before = self._vpmu.global_status, getattr(self, "_early", 0)
     self._early = now
     self._vpmu.global_status = before & now
-    _store_host(self, running=running)
+    _store_host(self, live)
     self._vpmu.global_status = now
 
 
@@ -328,13 +328,13 @@ HOST = (
           _unfiltered, "FLT-16/b"),
     _host("same-value-pauses", "a same-value GLOBAL_CTRL write pauses and starts", Vpmu,
           "_write_global_ctrl", _always_pauses, "TURN-06"),
-    _host("no-import", "a trapped access in FROZEN does not import", HostVcpu, "_import",
+    _host("no-import", "a trapped access in FROZEN does not import", PageRegistrar, "_import",
           staticmethod(_imports_nothing), "RPM-10"),
     _host("stale-hold", "a released hold never ends at an import", HostPage, "import_words",
           _keeps_hold, "HOLD-11"),
     _host("no-generation", "leaves the generation when it leaves the page", HostPage, "detach",
           _keeps_generation, "LIFE-02"),
-    _host("same-generation", "a new registration keeps its number", vcpu_module,
+    _host("same-generation", "a new registration keeps its number", registrar,
           "next_generation", _same_generation, "LIFE-01"),
     _host("lvtpc-unmasked", "delivery does not mask LVTPC where its era does", PmiDelivery,
           "deliver", _leaves_unmasked, "PMI-01/*"),
@@ -368,7 +368,7 @@ HOST = (
           _drops_late, "TURN-16"),
     _host("pmi-seq-any-nmi", "pmi_seq counts NMIs that are no PMI", HostVcpu, "_inject",
           _counts_all_nmis, "HOLD-09"),
-    _host("init-discards", "INIT throws the page's newer words away", HostVcpu,
+    _host("init-discards", "INIT throws the page's newer words away", PageRegistrar,
           "end_registration", _discards, "LIFE-06"),
     _host("status-interrupts", "raises a PMI with LVTPC masked", PmiDelivery, "raise_pmi",
           _interrupts_always, "PMI-02"),
