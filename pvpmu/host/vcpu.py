@@ -116,6 +116,7 @@ class HostVcpu(PageRegistrar):
         What was here is gone as with its process: it stores nothing more to the guest's page.
         """
         self.page = None
+        self.pv_page = 0
         self._design = design
         self.cpuid = cpuid
         self.profile = profile

@@ -12,6 +12,7 @@ from pvpmu.guest.testport import PortCalls
 from pvpmu.host.testport import TestPort
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, port
+from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import GeneralProtectionError, PeerError
@@ -145,3 +146,12 @@ def test_another_host_takes_over_and_the_old_one_stores_nothing_more(rig: Rig) -
     assert rig.host.event_filter is None
     assert rig.host.profile == STRICT_SDM
     assert rig.call("take_dirty") == {"frames": []}
+
+
+def test_the_host_that_takes_the_place_has_no_page_registered(rig: Rig) -> None:
+    assert rig.cpu.register_page(rig.memory, PAGE_SIZE)
+    rig.cpu.forget_page()
+    same = {"design": asdict(design_named("page")), "profile": asdict(KVM_6_12)}
+    rig.call("configure", shape=asdict(PmuCpuid()), **same)
+    assert rig.cpu.seam.rdmsr(msr.PV_PAGE) == 0
+    assert rig.cpu.seam.rdmsr(msr.PV_STATUS) == 0
