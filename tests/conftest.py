@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pvpmu.guest.cpu import Vcpu
-from pvpmu.guest.perf import EventConfig, PerfCore, PerfEvent
+from pvpmu.guest.perf import PerfCore
+from pvpmu.guest.perf_event import EventConfig, PerfEvent
 from pvpmu.guest.pmu import PmuDriver
 from pvpmu.guest.recorder import Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks

@@ -22,7 +22,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
     guest = totals.guest
     nmis = totals.exits[ExitReason.EXCEPTION_NMI]
     real = sum(totals.operations[kind].count for kind in ("pmi", "pmi_disabled"))
-    names = [event.name for event in scenario.events]
+    names = scenario.labels
     pmu_exits = _pmu_exits(totals)
     return {
         "page_registered": totals.page_registered,
@@ -63,10 +63,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "count_error": {event: totals.error[i] for i, event in enumerate(names)},
         "held": {event: totals.held[i] for i, event in enumerate(names)},
         "held_share": {
-            event: _share(totals.held[i], totals.retired[opened.event.kind])
-            for i, (event, opened) in enumerate(
-                zip(names, scenario.configs(scenario.cpuid), strict=True)
-            )
+            event: _share(totals.held[i], totals.due[i]) for i, event in enumerate(names)
         },
         "pmi": {
             **{kind: totals.pmi[kind] for kind in ("raised", "delivered", "coalesced")},

@@ -44,9 +44,10 @@ class Totals:
 
     ``guest``: the guest's own counts. ``accesses``, ``exits_guest``: by (op, address).
     ``exits_host``: the same exits as the host counted them. ``exits``: by reason number.
-    ``error``: by event number, the sum of absolute errors. ``runs``: recorded runs (one for each
-    run and vCPU). ``lost``: PMIs raised, neither delivered nor coalesced, nor on their way at the
-    end. ``unequal``: timed passes whose samples differed from the recorded ones.
+    ``error``: by event number, the sum of absolute errors. ``held`` and ``due``: by event number,
+    what was retired while the page held the counters, and in all. ``runs``: recorded runs (one for
+    each run and vCPU). ``lost``: PMIs raised, neither delivered nor coalesced, nor on their way at
+    the end. ``unequal``: timed passes whose samples differed from the recorded ones.
     """
 
     guest: Counter[str] = field(default_factory=Counter)
@@ -62,7 +63,7 @@ class Totals:
     pmi: Counter[str] = field(default_factory=Counter)
     error: Counter[int] = field(default_factory=Counter)
     held: Counter[int] = field(default_factory=Counter)
-    retired: Counter[int] = field(default_factory=Counter)
+    due: Counter[int] = field(default_factory=Counter)
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
     access_rates: list[float] = field(default_factory=list)
@@ -113,7 +114,7 @@ class Totals:
         for number, error in enumerate(counts.count_error):
             self.error[number] += abs(error)
         self.held.update(dict(enumerate(counts.held)))
-        self.retired.update(dict(enumerate(counts.retired)))
+        self.due.update(dict(enumerate(counts.due)))
         self._samples.append(counts.samples_digest)
 
     def _add_accesses(self, recorded: Recorded) -> None:

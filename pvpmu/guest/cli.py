@@ -113,13 +113,13 @@ def _entry(scenario: Scenario, report: RunReport, stats: VcpuStats) -> dict[str,
         "ticks": counts.ticks,
         "events": [
             {
-                "name": event.name,
+                "name": label,
                 "count": counts.count[number],
                 "count_error": counts.count_error[number],
                 "enabled_ns": counts.enabled_ns[number],
                 "running_ns": counts.running_ns[number],
             }
-            for number, event in enumerate(scenario.events)
+            for number, label in enumerate(scenario.labels)
         ],
         "exits": dict(exits),
         "perf_calls": stats.perf_calls,

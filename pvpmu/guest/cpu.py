@@ -94,7 +94,7 @@ class Vcpu:
         self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
-        self.on_retire: Callable[[Sequence[int]], None] = _ignored
+        self.on_retire: Callable[[Sequence[int], int], None] = _ignored
 
     # Exits and entries -----------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class Vcpu:
 
     def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
         """Account counts by event kind as retired since the last VM-entry."""
-        self.on_retire(counts)
+        self.on_retire(counts, mode)
         if self._slot[exits.LIVE_VERSION] != self._live_version:
             self._load_live()
         for entry in self._live:
@@ -316,5 +316,5 @@ def _unhandled() -> None:
     return None
 
 
-def _ignored(_: Sequence[int]) -> None:
+def _ignored(_counts: Sequence[int], _mode: int) -> None:
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from pvpmu.guest.cpu import Vcpu
-from pvpmu.guest.perf import Sample
+from pvpmu.guest.perf_event import Sample
 from pvpmu.guest.recorder import OperationCounts, Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario

@@ -1,100 +1,22 @@
 """The guest's perf core: what asks the PMU driver to do things, and keeps the samples.
 
 Source: ``kernel/events/core.c`` (``__perf_event_account_interrupt``, ``perf_adjust_period``,
-``perf_adjust_freq_unthr_context``, ``rotate_ctx``). Pure: the guest clock is passed in.
-
-**Invariants**: the sample buffer never exceeds its capacity; the digest covers every sample.
+``perf_adjust_freq_unthr_context``, ``perf_event_sched_in``, ``perf_rotate_context``,
+``__perf_event_read``). Pure: the guest clock is passed in.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from pvpmu.guest.perf_context import FLEXIBLE, PINNED, THROTTLED, EventContext
+from pvpmu.guest.perf_event import EventConfig, PerfEvent, Sample, SampleLog, opened
 from pvpmu.guest.pmu import HwEvent, PmuDriver
-from pvpmu.shared.events import Event
 from pvpmu.shared.units import NS_PER_S, Ns
-
-_THROTTLED = -1
-_SAMPLE = struct.Struct("<QIQQQ")
-
-
-@dataclass(frozen=True, slots=True)
-class EventConfig:
-    """One event to open: ``frequency`` in Hz, or ``period`` in counts, or neither (counting).
-
-    With a frequency, ``initial_period`` is where the adjustment starts (counts).
-    """
-
-    event: Event
-    frequency: int = 0
-    period: int = 0
-    initial_period: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class PerfEvent:
-    """struct perf_event in the guest. Times are ns of guest clock."""
-
-    number: int
-    config: EventConfig
-    hw: HwEvent
-    interrupts: int = 0
-    interrupts_seq: int = -1
-    freq_time: Ns = 0
-    freq_count: int = 0
-    enabled_ns: Ns = 0
-    running_ns: Ns = 0
-    since: Ns = 0
-    samples: int = 0
-
-    @property
-    def sampling(self) -> bool:
-        """Whether overflows are samples."""
-        return bool(self.config.frequency or self.config.period)
-
-
-class Sample(NamedTuple):
-    """One sample: guest clock (ns), event number, virtual ip, period (counts), event count."""
-
-    time: Ns
-    event: int
-    ip: int
-    period: int
-    event_count: int
-
-
-@dataclass(slots=True)
-class SampleLog:
-    """Counts and digests all samples, keeps the last ``capacity`` of them."""
-
-    capacity: int
-    total: int = 0
-    kept: deque[Sample] = field(init=False)
-    _digest: hashlib._Hash = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.kept = deque(maxlen=self.capacity)
-        self._digest = hashlib.sha256()
-
-    def add(self, sample: Sample) -> None:
-        """Record one sample."""
-        self.total += 1
-        self.kept.append(sample)
-        self._digest.update(_SAMPLE.pack(*sample))
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all samples in order, hex."""
-        return self._digest.hexdigest()
 
 
 class PerfCore:
-    """perf of one CPU: the events of one task, in opening order."""
+    """perf of one CPU: the events of one task, and those of the CPU itself, in opening order."""
 
     def __init__(
         self,
@@ -109,14 +31,14 @@ class PerfCore:
         self._tick_ns = NS_PER_S // hz
         self._max_samples_per_tick = -(-max_sample_rate // hz)
         self.events = [
-            _open(number, config, driver.max_period) for number, config in enumerate(configs)
+            opened(number, config, driver.max_period) for number, config in enumerate(configs)
         ]
-        self._order = list(self.events)
-        self._in: list[PerfEvent] = []
+        self._cpu = EventContext(driver, [e for e in self.events if e.config.per_cpu])
+        self._task = EventContext(driver, [e for e in self.events if not e.config.per_cpu])
+        self._contexts = (self._cpu, self._task)
         self._by_hw = {event.hw: event for event in self.events}
         self._now: Ns = 0
         self._ip = 0
-        self._scheduled = False
         self._tick_seq = 0
         self._throttled = 0
         self.throttles = 0
@@ -124,48 +46,79 @@ class PerfCore:
 
     @property
     def rotates(self) -> bool:
-        """Whether events outnumber counters."""
-        return self._scheduled and len(self._in) < len(self.events)
+        """Whether an event waits for a counter, so that the multiplexing timer runs."""
+        return any(context.rotate_necessary for context in self._contexts)
+
+    def start(self, now: Ns) -> None:
+        """The CPU's own events are opened, before any task has the CPU."""
+        self._cpu.schedule(now)
+        if self._cpu.events:
+            self._driver.disable()
+            self._place()
+
+    def stop(self, now: Ns) -> None:
+        """The CPU's own events are closed."""
+        self._cpu.account(now)
+        if self._cpu.events:
+            self._driver.disable()
+            self._cpu.unschedule()
+            self._driver.enable()
 
     def sched_in(self, now: Ns) -> None:
         """The task gets the CPU: put on as many events as fit."""
-        self._scheduled = True
-        for event in self.events:
-            event.since = now
+        self._cpu.account(now)
+        self._task.schedule(now)
+        if not self._task.events:
+            return
         self._driver.disable()
-        self._driver.enable([event.hw for event in self._place(now)])
+        if self._task.pinned:
+            self._cpu.take_off(FLEXIBLE)
+        self._place()
 
     def sched_out(self, now: Ns) -> None:
-        """The task loses the CPU, if it had it: take every event off, with its count."""
-        if not self._scheduled:
+        """The task loses the CPU, if it had it: take its events off, with their counts."""
+        if not self._task.scheduled:
             return
-        self._account(now)
-        self._driver.disable()
-        self._take_off()
-        self._driver.enable()
-        self._scheduled = False
+        self._task.account(now)
+        if self._task.events:
+            self._driver.disable()
+        self._task.unschedule()
+        if self._task.events:
+            self._driver.enable()
 
     def rotate(self, now: Ns) -> None:
-        """Multiplexing: all flexible events off, the first to the end, as many on as fit."""
-        if not self.rotates:
+        """Multiplexing: flexible events off, the first to the end, as many on as fit."""
+        turning = [context for context in self._contexts if context.rotate_necessary]
+        if not turning:
             return
-        self._account(now)
+        for context in self._contexts:
+            context.account(now)
         self._driver.disable()
-        self._take_off()
-        self._order.append(self._order.pop(0))
-        self._driver.enable([event.hw for event in self._place(now)])
+        # A task's events make room for the CPU's, not the other way round.
+        self._task.take_off(FLEXIBLE)
+        if self._cpu in turning:
+            self._cpu.take_off(FLEXIBLE)
+        for context in turning:
+            context.rotate()
+        self._place()
+
+    def read(self) -> None:
+        """Another process reads the counts: those on a counter need its present value."""
+        for event in self.events:
+            if event.on:
+                self._driver.update(event.hw)
 
     def tick(self) -> None:
         """Timer tick: unthrottle, and adjust the period of frequency-mode events."""
         self._tick_seq += 1
         throttled, self._throttled = self._throttled, 0
-        on = [event for event in self._in if event.hw.counter is not None]
-        if not throttled and not any(event.config.frequency for event in on):
-            return
-        self._driver.disable()
-        for event in on:
-            self._tick_event(event)
-        self._driver.enable()
+        for context in (self._task, self._cpu):
+            on = context.on
+            if on and (throttled or context.has_frequency):
+                self._driver.disable()
+                for event in on:
+                    self._tick_event(event)
+                self._driver.enable()
 
     def handle_nmi(self, now: Ns, ip: int) -> int:
         """The NMI handler; returns the number of status bits handled."""
@@ -174,7 +127,7 @@ class PerfCore:
 
     def _tick_event(self, event: PerfEvent) -> None:
         hw, driver = event.hw, self._driver
-        if event.interrupts == _THROTTLED:
+        if event.interrupts == THROTTLED:
             event.interrupts = 0
             driver.start(hw, reload=False)
         if not event.config.frequency:
@@ -207,7 +160,7 @@ class PerfCore:
             if event.interrupts >= self._max_samples_per_tick:
                 self._throttled += 1
                 self.throttles += 1
-                event.interrupts = _THROTTLED
+                event.interrupts = THROTTLED
                 throttle = True
         if event.config.frequency:
             elapsed = now - event.freq_time
@@ -230,32 +183,12 @@ class PerfCore:
             if not stopped:
                 self._driver.start(hw, reload=True)
 
-    def _place(self, now: Ns) -> list[PerfEvent]:
-        for event in self._order:
-            # Linux stops at the first event that does not fit (can_add_hw).
-            if not self._driver.assign(event.hw):
-                break
-            event.since = now
-            self._in.append(event)
-        return self._in
-
-    def _take_off(self) -> None:
-        for event in self._in:
-            self._driver.release(event.hw)
-        self._in = []
-
-    def _account(self, now: Ns) -> None:
-        for event in self.events:
-            elapsed = now - event.since
-            event.enabled_ns += elapsed
-            if event in self._in:
-                event.running_ns += elapsed
-            event.since = now
-
-
-def _open(number: int, config: EventConfig, longest: int) -> PerfEvent:
-    counting = not (config.frequency or config.period)
-    # A counting event still needs a period: as in Linux, the longest the driver can program.
-    period = longest if counting else config.period or config.initial_period
-    hw = HwEvent(config.event, period, left=period)
-    return PerfEvent(number, config, hw)
+    def _place(self) -> None:
+        """perf_event_sched_in, with the PMU disabled: pinned before flexible, CPU before task."""
+        fresh = [
+            event.hw
+            for which in (PINNED, FLEXIBLE)
+            for context in self._contexts
+            for event in context.place(which)
+        ]
+        self._driver.enable(fresh)

@@ -25,14 +25,25 @@ from pvpmu.shared.cpuid import (
     PmuCpuid,
 )
 from pvpmu.shared.events import Event
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.registers import Role
 from pvpmu.shared.units import MsrAddress
 
 _MIN_LEFT = 2
 """Linux never programs less: some CPUs do not like a single count left."""
 _MAX_LOOPS = 100
-_FIXED_ON = FIXED_PMI | FIXED_USR | FIXED_OS
-_EVTSEL_ON = EVTSEL_EN | EVTSEL_INT | EVTSEL_USR | EVTSEL_OS
+_BOTH = MODE_USER | MODE_KERNEL
+_FIXED_ON = {
+    MODE_USER: FIXED_PMI | FIXED_USR,
+    MODE_KERNEL: FIXED_PMI | FIXED_OS,
+    _BOTH: FIXED_PMI | FIXED_USR | FIXED_OS,
+}
+_EVTSEL_ON = {
+    MODE_USER: EVTSEL_EN | EVTSEL_INT | EVTSEL_USR,
+    MODE_KERNEL: EVTSEL_EN | EVTSEL_INT | EVTSEL_OS,
+    _BOTH: EVTSEL_EN | EVTSEL_INT | EVTSEL_USR | EVTSEL_OS,
+}
+"""By modes that the event counts in."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +51,8 @@ class HwEvent:
     """struct hw_perf_event and its event: what the driver keeps for one event.
 
     ``sample_period`` and ``left`` are counts; ``counter`` is the global index or None;
-    ``active``: enabled on its counter; ``up_to_date``: ``count`` includes the counter's value.
+    ``active``: enabled on its counter; ``up_to_date``: ``count`` includes the counter's value;
+    ``modes``: a bitmap of MODE_USER and MODE_KERNEL, one at least.
 
     Valid while it has a counter: ``config_base`` and ``event_base`` are the MSRs of its selector
     (the fixed counters share one) and of its count, ``event_base_rdpmc`` the RDPMC index, ``mask``
@@ -60,6 +72,7 @@ class HwEvent:
     event_base: MsrAddress = 0
     event_base_rdpmc: int = 0
     mask: int = 0
+    modes: int = _BOTH
 
 
 class PmuDriver:
@@ -135,9 +148,9 @@ class PmuDriver:
         hw.active = True
         hw.up_to_date = False
         if hw.counter >= FIXED_BASE:
-            self._write_fixed(hw.counter - FIXED_BASE, _FIXED_ON)
+            self._write_fixed(hw.counter - FIXED_BASE, _FIXED_ON[hw.modes])
         else:
-            self._wrmsr(hw.config_base, hw.event.selector | _EVTSEL_ON)
+            self._wrmsr(hw.config_base, hw.event.selector | _EVTSEL_ON[hw.modes])
 
     def stop(self, hw: HwEvent, *, update: bool) -> None:
         """x86_pmu_stop: disable it and, if asked, take its count."""
@@ -148,7 +161,7 @@ class PmuDriver:
             if hw.counter >= FIXED_BASE:
                 self._write_fixed(hw.counter - FIXED_BASE, 0)
             else:
-                self._wrmsr(hw.config_base, (hw.event.selector | _EVTSEL_ON) & ~EVTSEL_EN)
+                self._wrmsr(hw.config_base, hw.event.selector | _EVTSEL_ON[hw.modes] & ~EVTSEL_EN)
         if update and not hw.up_to_date:
             self.update(hw)
             hw.up_to_date = True

@@ -30,7 +30,8 @@ class Counts:
     ``count``, ``enabled_ns``, ``running_ns``: by event number, as perf stat reports them; a
     multiplexed event's estimate is count * enabled / running. ``count_error``: by event number,
     the count less what was retired while its counter was live and not held. ``held``: counts
-    retired while the page held the counters, by event number. ``retired``: by event kind.
+    retired while the page held the counters, by event number. ``retired``: by event kind; ``due``:
+    by event number, in the modes that it counts, whether or not it had a counter.
     """
 
     handlers: int = 0
@@ -50,6 +51,7 @@ class Counts:
     count_error: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     retired: list[int] = field(default_factory=list)
+    due: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class GuestRun:
         self._settling = False
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
+        self._due = [0] * len(self.core.events)
         self._retired = [0] * KINDS
         if scenario.script is not None:
             self._steps = make_steps(scenario.script, scenario.duration)
@@ -118,6 +121,7 @@ class GuestRun:
             self._program: Workload | Scripted = Scripted(self._steps, kinds)
         else:
             self._program = Workload(scenario.phases(seed), scenario.cpu_hz)
+        self.core.start(0)
         if self._recorder is not None:
             self._recorder.restart()
 
@@ -143,6 +147,7 @@ class GuestRun:
         if self._recorder is not None:
             self._recorder.closed = True
         self.core.sched_out(self._program.now)
+        self.core.stop(self._program.now)
         counts.count = [event.hw.count for event in self.core.events]
         counts.enabled_ns = [event.enabled_ns for event in self.core.events]
         counts.running_ns = [event.running_ns for event in self.core.events]
@@ -151,6 +156,7 @@ class GuestRun:
         ]
         counts.held = self._held
         counts.retired = self._retired
+        counts.due = self._due
         return counts
 
     # The two kinds of program ----------------------------------------------------------------
@@ -240,15 +246,18 @@ class GuestRun:
             kind = "pmi" if enabled else "pmi_disabled"
             recorder.end(kind if handled else "pmi_spurious")
 
-    def _on_retire(self, counts: Sequence[int]) -> None:
-        """The truth: what was retired while each event's counter was live and not held."""
+    def _on_retire(self, counts: Sequence[int], mode: int) -> None:
+        """The truth: what was retired, and while each event's counter was live and not held."""
         self._retired = list(map(add, self._retired, counts))
-        if not self._driver.enabled:
-            return
-        into = self._held if self._vcpu.seam.held else self._truth
+        into = None
+        if self._driver.enabled:
+            into = self._held if self._vcpu.seam.held else self._truth
+        due = self._due
         for number, kind, hw in self._by_number:
-            if hw.active:
-                into[number] += counts[kind]
+            if hw.modes & mode:
+                due[number] += counts[kind]
+                if into is not None and hw.active:
+                    into[number] += counts[kind]
 
 
 def _shape(cpuid: PmuCpuid) -> str:

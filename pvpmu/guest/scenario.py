@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from pvpmu.guest.perf import EventConfig
+from pvpmu.guest.perf_event import EventConfig
+from pvpmu.guest.scenario_tables import MODIFIERS, Races, Rates, ScenarioEvent
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import load_toml
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.events import BY_NAME, EVENTS, event_named
-from pvpmu.shared.units import Cycles, Ns
+from pvpmu.shared.events import EVENTS, event_named
+from pvpmu.shared.units import Ns
+
+__all__ = [
+    "Races",
+    "Rates",
+    "Scenario",
+    "ScenarioEvent",
+    "load_scenario",
+    "run_seed",
+    "scenario_names",
+]
 
 _FOLDER = "scenarios"
-_MAX_WINDOW = 1_000_000_000
-_MAX_PHASES = 100_000
-_MAX_PHASE_MS = 1_000_000
-_MAX_RATE = 1_000_000_000_000
 _BOUNDS = {
     "duration_us": (1, 1_000_000_000),
     "hz": (1, 1_000_000),
@@ -30,67 +38,6 @@ _BOUNDS = {
     "mux_us": (1, 1_000_000_000),
 }
 """What a run can be asked for: beyond it nobody waits for the end, or words overflow."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScenarioEvent:
-    """An event to open: ``frequency`` Hz or ``period`` counts, neither for counting."""
-
-    name: str
-    frequency: int = 0
-    period: int = 0
-    initial_period: int = 1
-
-    def __post_init__(self) -> None:
-        if self.name not in BY_NAME:
-            raise ValueError(f"unknown event {self.name!r}; known: {', '.join(BY_NAME)}")
-        if self.frequency and self.period:
-            raise ValueError(f"event {self.name!r} has both a frequency and a period")
-        if min(self.frequency, self.period, self.initial_period - 1) < 0:
-            raise ValueError(f"event {self.name!r}: frequency, period and initial_period "
-                             "must not be negative, initial_period at least 1")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """The program: counts per second of guest clock by event, varied from phase to phase."""
-
-    per_second: dict[str, int]
-    phase_ms_min: int
-    phase_ms_max: int
-    spread_permille: int
-    phases: int
-
-    def __post_init__(self) -> None:
-        for name, rate in self.per_second.items():
-            if name not in BY_NAME or name == EVENTS[0].name:
-                known = ", ".join(event.name for event in EVENTS[1:])
-                raise ValueError(f"unknown event {name!r} in per_second; known: {known}")
-            if not 0 <= rate <= _MAX_RATE:
-                raise ValueError(f"rate of {name!r}: {rate} is outside 0..{_MAX_RATE} per second")
-        if not 0 < self.phase_ms_min <= self.phase_ms_max <= _MAX_PHASE_MS:
-            raise ValueError(
-                f"phase_ms_min {self.phase_ms_min} must be above 0 and at most phase_ms_max "
-                f"{self.phase_ms_max}, which must be at most {_MAX_PHASE_MS}"
-            )
-        if not 0 <= self.spread_permille < 1000:
-            raise ValueError(f"spread_permille {self.spread_permille} is outside 0..999")
-        if not 1 <= self.phases <= _MAX_PHASES:
-            raise ValueError(f"phases {self.phases} is outside 1..{_MAX_PHASES}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Races:
-    """Widths, in cycles, of the windows in which counters may move."""
-
-    pmi_skid: Cycles = 0
-    injection_latency: Cycles = 0
-    handler_tail: Cycles = 0
-
-    def __post_init__(self) -> None:
-        for name in ("pmi_skid", "injection_latency", "handler_tail"):
-            if not 0 <= getattr(self, name) <= _MAX_WINDOW:
-                raise ValueError(f"{name} {getattr(self, name)} is outside 0..{_MAX_WINDOW} cycles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +86,10 @@ class Scenario:
     def _check_events(self) -> None:
         if not self.events:
             raise ValueError("events is empty: at least one event is needed")
+        if self.script is not None and len({event.name for event in self.events}) < len(
+            self.events
+        ):
+            raise ValueError("events of a script must differ: it says when each of them overflows")
         if self.script is not None and len(self.script.overflows) != len(self.events):
             raise ValueError(
                 f"script.overflows has {len(self.script.overflows)} entries for "
@@ -167,17 +118,20 @@ class Scenario:
         """The guest's PMU; raises :class:`UsageError` when a number is out of range."""
         return PmuCpuid(gp=self.gp, fixed=self.fixed, gp_width=self.width, fixed_width=self.width)
 
+    @property
+    def labels(self) -> list[str]:
+        """A name for each event, no two alike: as perf prints it, then its number among equals."""
+        seen: Counter[str] = Counter()
+        labels = []
+        for event in self.events:
+            name = event.name + MODIFIERS[event.modes]
+            seen[name] += 1
+            labels.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        return labels
+
     def configs(self, cpuid: PmuCpuid) -> list[EventConfig]:
         """The events to open; raises :class:`UsageError` when no counter supports one."""
-        return [
-            EventConfig(
-                event_named(event.name, cpuid),
-                event.frequency,
-                event.period,
-                event.initial_period,
-            )
-            for event in self.events
-        ]
+        return [event.config(event_named(event.name, cpuid)) for event in self.events]
 
     def phases(self, seed: int) -> list[Phase]:
         """The program's phases for one seed."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pvpmu.guest.perf import EventConfig, PerfCore
+from pvpmu.guest.perf import PerfCore
+from pvpmu.guest.perf_event import EventConfig
 from pvpmu.guest.pmu import PmuDriver
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BY_NAME

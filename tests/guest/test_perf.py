@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvpmu.guest.perf import EventConfig, Sample, SampleLog
+from pvpmu.guest.perf_event import EventConfig, Sample, SampleLog
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BY_NAME
 

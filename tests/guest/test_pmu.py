@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvpmu.guest.perf import EventConfig
+from pvpmu.guest.perf_event import EventConfig
 from pvpmu.guest.pmu import HwEvent, PmuDriver
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BY_NAME

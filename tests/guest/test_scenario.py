@@ -193,7 +193,7 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
          "line 7: field events[0].frequency: Expected `int`, got `str`"),
         ("frequency = 4000", "frequenzy = 4000",
          ("line 7: field events[0].frequenzy: unknown field `frequenzy`; known: name, frequency, "
-          "period, initial_period")),
+          "period, initial_period, modes, pinned, per_cpu")),
         ("instructions = 1_000_000", "instruction = 1",
          ("line 13: field workload: unknown event 'instruction' in per_second; known: "
           + EVENT_NAMES.removeprefix("cpu-cycles, "))),
@@ -326,3 +326,18 @@ def test_the_documented_scenario_files_load_and_name_every_field(tmp_path: Path)
     for kind in (Scenario, ScenarioEvent, Rates, Races, ScriptCounts):
         for field in fields(kind):
             assert field.name in text
+
+
+def test_events_of_one_name_are_told_apart_by_modes_and_number(tmp_path: Path) -> None:
+    twice = '[[events]]\nname = "cpu-cycles"\nmodes = "user"\n'
+    path = tmp_path / "mine.toml"
+    path.write_text(_changed(WORKLOAD, "[workload]", twice * 2 + "[workload]"))
+    labels = load_scenario(str(path)).labels
+    assert labels == ["cpu-cycles", "instructions", "cpu-cycles:u", "cpu-cycles:u#2"]
+
+
+def test_a_script_tells_its_events_apart_by_what_they_count(tmp_path: Path) -> None:
+    text = SCRIPT.replace("[script]", '[[events]]\nname = "cpu-cycles"\n[script]')
+    assert _error(tmp_path, text.replace("[3]", "[3, 3]")) == (
+        "line 5: field events: events of a script must differ: it says when each of them overflows"
+    )

@@ -1,0 +1,101 @@
+"""The tables of a scenario file, each with its checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pvpmu.guest.perf_event import EventConfig
+from pvpmu.shared.events import BY_NAME, EVENTS, Event
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+from pvpmu.shared.units import Cycles
+
+_MAX_WINDOW = 1_000_000_000
+_MAX_PHASES = 100_000
+_MAX_PHASE_MS = 1_000_000
+_MAX_RATE = 1_000_000_000_000
+
+Modes = Literal["both", "user", "kernel"]
+_BITMAPS = {"both": MODE_USER | MODE_KERNEL, "user": MODE_USER, "kernel": MODE_KERNEL}
+MODIFIERS = {"both": "", "user": ":u", "kernel": ":k"}
+"""The modes as perf writes them behind an event's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioEvent:
+    """An event to open: ``frequency`` Hz or ``period`` counts, neither for counting.
+
+    ``modes``: at which privilege it counts. ``pinned``: on a counter before the others, and never
+    taken off in turn. ``per_cpu``: the CPU's (perf record -a), which a switch of tasks leaves on.
+    """
+
+    name: str
+    frequency: int = 0
+    period: int = 0
+    initial_period: int = 1
+    modes: Modes = "both"
+    pinned: bool = False
+    per_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in BY_NAME:
+            raise ValueError(f"unknown event {self.name!r}; known: {', '.join(BY_NAME)}")
+        if self.frequency and self.period:
+            raise ValueError(f"event {self.name!r} has both a frequency and a period")
+        if min(self.frequency, self.period, self.initial_period - 1) < 0:
+            raise ValueError(f"event {self.name!r}: frequency, period and initial_period "
+                             "must not be negative, initial_period at least 1")  # fmt: skip
+
+    def config(self, event: Event) -> EventConfig:
+        """What to open; ``event`` is the one of that name."""
+        return EventConfig(
+            event,
+            self.frequency,
+            self.period,
+            self.initial_period,
+            _BITMAPS[self.modes],
+            pinned=self.pinned,
+            per_cpu=self.per_cpu,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """The program: counts per second of guest clock by event, varied from phase to phase."""
+
+    per_second: dict[str, int]
+    phase_ms_min: int
+    phase_ms_max: int
+    spread_permille: int
+    phases: int
+
+    def __post_init__(self) -> None:
+        for name, rate in self.per_second.items():
+            if name not in BY_NAME or name == EVENTS[0].name:
+                known = ", ".join(event.name for event in EVENTS[1:])
+                raise ValueError(f"unknown event {name!r} in per_second; known: {known}")
+            if not 0 <= rate <= _MAX_RATE:
+                raise ValueError(f"rate of {name!r}: {rate} is outside 0..{_MAX_RATE} per second")
+        if not 0 < self.phase_ms_min <= self.phase_ms_max <= _MAX_PHASE_MS:
+            raise ValueError(
+                f"phase_ms_min {self.phase_ms_min} must be above 0 and at most phase_ms_max "
+                f"{self.phase_ms_max}, which must be at most {_MAX_PHASE_MS}"
+            )
+        if not 0 <= self.spread_permille < 1000:
+            raise ValueError(f"spread_permille {self.spread_permille} is outside 0..999")
+        if not 1 <= self.phases <= _MAX_PHASES:
+            raise ValueError(f"phases {self.phases} is outside 1..{_MAX_PHASES}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Races:
+    """Widths, in cycles, of the windows in which counters may move."""
+
+    pmi_skid: Cycles = 0
+    injection_latency: Cycles = 0
+    handler_tail: Cycles = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pmi_skid", "injection_latency", "handler_tail"):
+            if not 0 <= getattr(self, name) <= _MAX_WINDOW:
+                raise ValueError(f"{name} {getattr(self, name)} is outside 0..{_MAX_WINDOW} cycles")
