@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from pvpmu import __version__
 from pvpmu.abi.c import c_header
-from pvpmu.bench.costs import cost_models
 from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.conformance.cli import add_commands
+from pvpmu.cost.cli import add_commands as add_cost_commands
+from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
+from pvpmu.cost.shelf import models_named
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
@@ -90,8 +92,15 @@ def _parser() -> CommandParser:
         default="same",
         help="host and guest worker of a vCPU on the same CPU, on two, or anywhere (%(default)s)",
     )
+    bench.add_argument(
+        "--cost",
+        action="append",
+        metavar="NAME|FILE",
+        help=f"cost model of the modelled ns; may be repeated (default: {DEFAULT_COST})",
+    )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     add_commands(commands)
+    add_cost_commands(commands)
     registers = commands.add_parser(
         "registers",
         help="print the register table: names, addresses, rules, place in the page",
@@ -127,6 +136,7 @@ def _bench(args: argparse.Namespace) -> int:
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
     names = list(dict.fromkeys(args.design or _DEFAULT_DESIGNS))
+    models = models_named(args.cost or [DEFAULT_COST])
     target = None if args.json is None or args.json == "-" else _writable(Path(args.json))
     config = BenchConfig(
         scenario=scenario,
@@ -141,7 +151,7 @@ def _bench(args: argparse.Namespace) -> int:
     reference = load_reference(scenario.reference)
     with _progress(Console(stderr=True)) as progress:
         measured = measure(config, progress)
-    result = document(config, measured, cost_models(), reference)
+    result = document(config, measured, models, reference)
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)

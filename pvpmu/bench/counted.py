@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pvpmu.bench.costs import CostModel
 from pvpmu.bench.totals import Totals
+from pvpmu.cost.model import CostModel
 from pvpmu.guest.scenario import Scenario
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.registers import BY_ADDRESS
@@ -35,6 +35,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
             if count
         },
         "msr": _msr_rows(totals),
+        "exits_by": dict(zip(PLACES, totals.exits_by, strict=True)),
         "pmu_exits": pmu_exits,
         "pmu_exits_with_nmi": pmu_exits + nmis,
         "exits_per_pmi": _operation_rate(totals, "pmi", "pmi_disabled"),

@@ -5,17 +5,17 @@ Documented in ``docs/bench-json.md``; ``SCHEMA`` changes when a field's meaning 
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections.abc import Callable, Iterable
 
 from pvpmu import __version__
-from pvpmu.bench.costs import CostModel
 from pvpmu.bench.counted import Json, counted, is_pmu
+from pvpmu.bench.environment import environment
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
 from pvpmu.bench.totals import Totals
+from pvpmu.cost.model import CostModel, parts_of
+from pvpmu.cost.sensitivity import POINTS, sensitivity
 from pvpmu.guest.latency import ROUND_TRIP, WORD_READ, WORD_WRITE, LatencyReport
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.shared import registers as msr
@@ -45,11 +45,13 @@ def document(
         "seed": config.seed,
         "runs": config.runs,
         "vcpus": config.vcpus,
-        "environment": _environment(),
+        "environment": environment(),
         "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
         "baseline": _baseline(config),
-        "models": {model.name: model.summary for model in models},
+        "models": {model.name: model.file.summary for model in models},
+        "cost_models": {model.name: model.described() for model in models},
+        "sensitivity": _sensitivity(measured, models),
         "reference": _reference(reference),
         "designs": designs,
     }
@@ -176,26 +178,14 @@ def _reference(reference: Reference | None) -> Json | None:
     }
 
 
-def _environment() -> Json:
-    return {
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)),
+def _sensitivity(measured: Measured, models: list[CostModel]) -> list[Json]:
+    """Of each model that leaves the split of its costs open, with this run's figures."""
+    works = {
+        name: parts_of(totals.guest["handlers"], totals.exits_by, totals.tallies)
+        for name, totals in measured.totals.items()
     }
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return "unknown"
+    found = [sensitivity(model, works, POINTS) for model in models]
+    return [entry for entry in found if entry["points"]]
 
 
 def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> list[Json]:

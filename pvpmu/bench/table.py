@@ -68,8 +68,11 @@ def _headline(result: Json) -> Iterator[Row]:
         (lambda d, p=place: _work(d, "calls", p)) for place in ("handler", "delivery")
     )
     yield "host perf calls per PMI", _per_handler(handler, delivery), ""
-    yield "modelled ns per PMI", _interval("total_ns"), ""
-    yield "  of these in the handler", _interval("handler_ns"), _published_handlers(result)
+    for model in result["models"]:
+        yield f"modelled ns per PMI, {model}", _modelled(model, "total_ns"), ""
+        yield "  from .. to", _interval(model, "total_ns"), ""
+        inside = _modelled(model, "handler_ns")
+        yield "  of these in the handler", inside, _published_handlers(result)
     yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
 
     def against(design: Json) -> str:
@@ -183,15 +186,24 @@ def _pmis(result: Json) -> Iterator[Row]:
 
 
 def _models(result: Json) -> Iterator[Row]:
-    yield "in the handler", _interval("handler_ns"), _published_handlers(result)
-    yield "outside (bringing the PMI)", _interval("outside_ns"), ""
-    yield "in all", _interval("total_ns"), ""
+    for model in result["models"]:
+        for key, where in (
+            ("handler_ns", "in the handler"),
+            ("outside_ns", "outside (bringing the PMI)"),
+            ("total_ns", "in all"),
+        ):
+            published = _published_handlers(result) if key == "handler_ns" else ""
+            yield f"{model}, {where}", _modelled(model, key), published
+            yield "  from .. to", _interval(model, key), ""
 
 
-def _interval(key: str) -> Value:
+def _modelled(model: str, key: str) -> Value:
+    return lambda design: f"{design['model'][model][key]:,.0f}"
+
+
+def _interval(model: str, key: str) -> Value:
     def value(design: Json) -> str:
-        values = [model[key] for model in design["model"].values()]
-        low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+        low, high = (f"{ns:,.0f}" for ns in design["model"][model]["interval"][key])
         return low if low == high else f"{low}..{high}"
 
     return value
@@ -287,10 +299,7 @@ def _floors(result: Json) -> Iterator[str]:
 
 def _notes(result: Json) -> Iterator[str]:
     yield from (f"note: {note}" for note in result["notes"])
-    yield (
-        "modelled ns are a calibration: the published figures are two, and two parameters fit "
-        "them; the interval spans the models"
-    )
+    yield "modelled ns: a model's value, and the interval that its uncertain costs leave"
     for name, summary in result["models"].items():
         yield f"model {name}: {summary}"
 

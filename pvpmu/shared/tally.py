@@ -28,3 +28,8 @@ def calls(tally: list[int]) -> int:
 def locks(tally: list[int]) -> int:
     """Context locks taken by the calls in one tally."""
     return sum(count * times for count, times in zip(tally, LOCKS_OF, strict=False))
+
+
+def add(tally: list[int], other: list[int]) -> list[int]:
+    """Both tallies, word by word."""
+    return [mine + theirs for mine, theirs in zip(tally, other, strict=True)]

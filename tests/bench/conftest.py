@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from pvpmu.bench.costs import cost_models
 from pvpmu.bench.document import Json, document
 from pvpmu.bench.measure import BenchConfig, Measured, measure
 from pvpmu.bench.reference import load_reference
+from pvpmu.cost.shelf import shipped_models
 from pvpmu.guest.scenario import load_scenario
 from pvpmu.shared.design import design_named
 
@@ -37,7 +37,7 @@ def quiet(_share: float, _label: str) -> None:
 
 
 def made(config: BenchConfig, measured: Measured) -> Json:
-    return document(config, measured, cost_models(), load_reference(config.scenario.reference))
+    return document(config, measured, shipped_models(), load_reference(config.scenario.reference))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from .conftest import made
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench-json.md"
 _DATA_KEYS = {"exits", "count_error", "held", "held_share", "msr_write", "msr_read", "registers",
-              "model", "models"}  # fmt: skip
+              "model", "models", "cost_models", "figures"}  # fmt: skip
 """Objects whose keys are names of exits, events, registers, models: data, not fields."""
 
 
@@ -75,6 +75,32 @@ def test_calls_by_place_add_up_and_each_takes_the_lock_once(result: Json) -> Non
 def test_only_the_host_before_is_paused_makes_redundant_calls(result: Json) -> None:
     assert sum(design(result, "trap-5.14")["perf_calls_redundant"].values()) > 0
     assert sum(design(result, "trap")["perf_calls_redundant"].values()) == 0
+
+
+def test_modelled_time_is_what_the_counts_cost(result: Json) -> None:
+    for name, described in result["cost_models"].items():
+        costs = {cost: entry["value"] for cost, entry in described["costs"].items()}
+        for entry in result["designs"]:
+            ns = 0.0
+            for place in ("handler", "delivery"):
+                calls = sum(entry[f"perf_calls_{place}"].values())
+                redundant = entry["perf_calls_redundant"][place]
+                ns += entry["exits_by"][place] * costs["exit_ns"]
+                ns += (calls - redundant) * costs["call_ns"]
+                ns += redundant * costs["redundant_call_ns"]
+            per_pmi = ns / entry["handlers"] + costs["guest_ns"]
+            figures = entry["model"][name]
+            assert figures["total_ns"] == pytest.approx(per_pmi, rel=1e-4)
+            low, high = figures["interval"]["total_ns"]
+            assert low <= figures["total_ns"] <= high
+
+
+def test_the_split_that_the_figures_leave_open_is_shown_for_every_design(result: Json) -> None:
+    (family,) = result["sensitivity"]
+    assert family["model"] == "icx-2021-3p"
+    names = [entry["name"] for entry in result["designs"]]
+    for point in family["points"]:
+        assert list(point["figures"]) == names
 
 
 def test_every_pmi_is_accounted_for(result: Json) -> None:

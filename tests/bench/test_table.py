@@ -53,15 +53,14 @@ def test_per_pmi_work_is_shown_inside_outside_and_in_all(result: Json) -> None:
     assert inside[0] > inside[1] > inside[2]
 
 
-def test_modelled_time_is_an_interval_where_the_models_differ(result: Json) -> None:
+def test_modelled_time_bears_its_models_name_and_interval(result: Json) -> None:
     lines = printed(result).splitlines()
-    start = next(n for n, line in enumerate(lines) if line.startswith("modelled ns per PMI ("))
-    handler = lines[start + 2]
-    assert handler.startswith("in the handler")
     page = result["designs"][2]["model"]
-    low = page["two-parameter"]["handler_ns"]
-    high = page["three-parameter"]["handler_ns"]
-    assert f"{low:,.0f}..{high:,.0f}" in handler
+    for name in ("icx-2021-2p", "icx-2021-3p"):
+        at = next(n for n, line in enumerate(lines) if line.startswith(f"{name}, in the handler"))
+        low, high = page[name]["interval"]["handler_ns"]
+        assert f"{page[name]['handler_ns']:,.0f}" in lines[at]
+        assert f"{low:,.0f}..{high:,.0f}" in lines[at + 1]
 
 
 def test_rows_that_no_design_has_are_left_out(result: Json) -> None:

@@ -1,0 +1,1 @@
+"""Cost models: files, fits, intervals, calibration of this machine, prediction."""
