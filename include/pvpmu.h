@@ -100,7 +100,9 @@
 #define PVPMU_FIXED_USR UINT64_C(2) /* likewise */
 #define PVPMU_FIXED_PMI UINT64_C(8) /* likewise */
 #define PVPMU_LVT_MASKED UINT64_C(0x10000)
+#define PVPMU_LVT_VECTOR UINT64_C(0xff) /* with delivery mode fixed */
 #define PVPMU_LVT_MODE UINT64_C(0x700) /* delivery mode */
+#define PVPMU_LVT_FIXED UINT64_C(0) /* delivery mode fixed */
 #define PVPMU_LVT_NMI UINT64_C(0x400) /* delivery mode NMI */
 #define PVPMU_FULL_WIDTH_WRITES UINT64_C(0x2000) /* PERF_CAPABILITIES: IA32_PMCx exist */
 #define PVPMU_RDPMC_FIXED UINT64_C(0x40000000) /* ECX: fixed counter */
@@ -113,9 +115,13 @@
 #define PVPMU_REQUEST_RETIRED_USER UINT64_C(0x200) /* retired_user holds counts */
 #define PVPMU_REQUEST_RETIRED_KERNEL UINT64_C(0x400) /* retired_kernel holds counts */
 #define PVPMU_REQUEST_STRAY_PMI UINT64_C(0x800) /* with EXCEPTION_NMI: delivered twice */
+#define PVPMU_REQUEST_INTERRUPTIBLE UINT64_C(0x1000) /* IF set, no fixed interrupt in service */
 #define PVPMU_REPLY_FAULT_GP UINT64_C(1) /* the access raised #GP(0) */
 #define PVPMU_REPLY_INJECT_NMI UINT64_C(2) /* this VM-entry injects an NMI */
 #define PVPMU_REPLY_WANT_NMI_WINDOW UINT64_C(4) /* exit when NMIs are no longer blocked */
+#define PVPMU_REPLY_INJECT_IRQ UINT64_C(8) /* this VM-entry injects a fixed interrupt */
+#define PVPMU_REPLY_WANT_IRQ_WINDOW UINT64_C(0x10) /* exit when one can be taken */
+#define PVPMU_REPLY_VECTOR_SHIFT UINT64_C(8) /* reply: its vector, 8 bits */
 #define PVPMU_LIVE_KIND_MASK UINT64_C(0xff) /* descriptor of a live entry: event kind */
 #define PVPMU_LIVE_MODE_SHIFT UINT64_C(8) /* descriptor of a live entry: modes */
 #define PVPMU_MODE_USER UINT64_C(1)
@@ -124,6 +130,7 @@
 
 /* Exit reasons: VMX basic exit reasons, and two of this project */
 #define PVPMU_EXIT_EXCEPTION_NMI UINT64_C(0)
+#define PVPMU_EXIT_INTERRUPT_WINDOW UINT64_C(7)
 #define PVPMU_EXIT_NMI_WINDOW UINT64_C(8)
 #define PVPMU_EXIT_CPUID UINT64_C(0xa)
 #define PVPMU_EXIT_HLT UINT64_C(0xc)

@@ -16,7 +16,7 @@ from pvpmu.host.filter import Action, masked_entry
 from pvpmu.host.hardware import PHYSICAL_GP
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import RefusedError
-from pvpmu.shared.events import BRANCHES, FIXED_KIND
+from pvpmu.shared.events import BRANCHES, FIXED_KIND, KINDS
 
 Fields = Mapping[str, Any]
 _FIXED_KINDS = list(FIXED_KIND.values())
@@ -62,6 +62,7 @@ class HostCalls:
             "set_cpuid": self._set_cpuid,
             "host_load": self._load,
             "preempt": self._preempt,
+            "move": self._move,
             "dirty": self._dirty,
         }
 
@@ -108,11 +109,18 @@ class HostCalls:
     def _load(self, f: Fields) -> Reply:
         count = f["counters"]
         kinds = [BRANCHES] * min(count, PHYSICAL_GP) + _FIXED_KINDS[: max(count - PHYSICAL_GP, 0)]
-        return Reply(value=self.vcpu.call("load", kinds=kinds)["counting"])
+        counting = self.vcpu.call("load", kinds=kinds)["counting"]
+        if f["work"]:
+            self.vcpu.call("work", counts=[f["work"]] * KINDS)
+        return Reply(value=counting)
 
     def _preempt(self, f: Fields) -> Reply:
         for _ in range(f["times"]):
             self.vcpu.call("do", what="preempt")
+        return Reply()
+
+    def _move(self, _: Fields) -> Reply:
+        self.vcpu.call("do", what="move")
         return Reply()
 
     def _dirty(self, _: Fields) -> Reply:

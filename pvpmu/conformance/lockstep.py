@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pvpmu.conformance.ops import PathName
 from pvpmu.conformance.oracle import DONE, Fields, Oracle, Seen
-from pvpmu.conformance.program import UNSEEN, Player, Program, Trace, Where
+from pvpmu.conformance.program import OF_PAGE, Player, Program, Trace, Where
 from pvpmu.conformance.target import Target
 from pvpmu.conformance.vector import PATHS
 
@@ -45,7 +45,7 @@ def actual_trace(program: Program, path: PathName, target: Target) -> Trace:
         target.op("register", 0, {}, _no_nmi)
 
     def do(name: str, fields: Fields, on_nmi: Callable[[], None]) -> Seen:
-        if path == "trap" and name in UNSEEN:
+        if path == "trap" and name in OF_PAGE:
             return DONE
 
         def call_back(_: int) -> None:

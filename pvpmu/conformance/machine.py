@@ -38,6 +38,7 @@ FEATURES = (
     "exits", "calls", "host-events", "save", "profiles",
     "versions", "event-vector", "capabilities", "host-msrs", "filter", "set-cpuid", "host-load",
     "emulated-retirement", "privilege", "idle-time", "pmu-disable",
+    "host-event-flags", "move", "interrupt-flag",
 )  # fmt: skip
 _PROFILES = tuple(PROFILES)
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
@@ -133,6 +134,7 @@ class Machine:
         self._board_race = board.race
         self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
+        self._vcpu.on_interrupt = lambda _: self._nmi_taken()
         self._tell = on_nmi
         self._design = _design(config)
         self._profile = _profile(config)
@@ -157,6 +159,7 @@ class Machine:
             "race": self._race,
             "nmis": lambda _: _value(self._nmis),
             "hlt": self._hlt,
+            "iflag": self._iflag,
             "reset": self._reset,
             "register": lambda _: self._register(),
             "unregister": lambda _: self._unregister(),
@@ -273,12 +276,17 @@ class Machine:
         return Reply()
 
     def _hlt(self, f: Fields) -> Reply:
-        # Halted cycles pass without retiring anything, which is all that exclude_idle asks for.
         if f["branches"]:
             self._vcpu.retire(
                 [f["branches"] * (kind == BRANCHES) for kind in range(KINDS)], MODE_KERNEL
             )
         self._vcpu.exit(ExitReason.HLT)
+        if f["cycles"]:
+            self.call("idle", cycles=f["cycles"])
+        return Reply()
+
+    def _iflag(self, f: Fields) -> Reply:
+        self._vcpu.set_interrupt_flag(enabled=f["value"])
         return Reply()
 
     # The host --------------------------------------------------------------------------------
@@ -296,6 +304,7 @@ class Machine:
         self._calls_before = dict.fromkeys(CALL_KINDS, 0)
 
     def _reset(self, f: Fields) -> Reply:
+        self._vcpu.set_interrupt_flag(enabled=False)
         if f["kind"] == "init":
             self.call("do", what="init")
             return Reply()
@@ -405,6 +414,8 @@ def _attribute(event: Fields, name: str) -> int:
         return -1 if event["kind"] is None else int(event["kind"])
     if name == "period":
         return int(event["period"])
+    if name in ("pinned", "exclude_host", "exclude_idle"):
+        return int(event[name])
     if name in ("exclude_user", "exclude_kernel"):
         mode = MODE_USER if name == "exclude_user" else MODE_KERNEL
         return int(not event["modes"] & mode)

@@ -145,7 +145,10 @@ class Overflow(Observed, frozen=True, kw_only=True, tag="overflow"):
 
 
 class Pmi(Op, frozen=True, kw_only=True, tag="pmi"):
-    """The handler of the next ``times`` NMIs on this vCPU runs ``do``; not taken is a failure."""
+    """The handler of the next ``times`` NMIs on this vCPU runs ``do``; not taken is a failure.
+
+    LVTPC's vector, in fixed mode, is taken like an NMI; ``nmis`` counts it too.
+    """
 
     do: tuple[AnyOp, ...]
     times: Value = 1
@@ -190,7 +193,7 @@ class Hlt(Op, frozen=True, kw_only=True, tag="hlt"):
 
 
 class Iflag(Op, frozen=True, kw_only=True, tag="iflag"):
-    """Set RFLAGS.IF."""
+    """Set RFLAGS.IF, which is clear at first; in a handler it does nothing."""
 
     value: bool
 
@@ -258,9 +261,13 @@ class Filter(Op, frozen=True, kw_only=True, tag="filter"):
 
 
 class HostLoad(Op, frozen=True, kw_only=True, tag="host_load"):
-    """The host's own pinned events take ``counters`` of the physical ones (0: none)."""
+    """The host's own pinned events take ``counters`` of the physical ones (0: none).
+
+    ``work``: then the host retires so many of every event on the vCPU's physical CPU.
+    """
 
     counters: Value
+    work: Value = 0
 
 
 class Preempt(Op, frozen=True, kw_only=True, tag="preempt"):
@@ -270,7 +277,7 @@ class Preempt(Op, frozen=True, kw_only=True, tag="preempt"):
 
 
 class Move(Op, frozen=True, kw_only=True, tag="move"):
-    """The vCPU's thread goes to another host CPU."""
+    """The vCPU's thread goes to another physical CPU."""
 
 
 class Kill(Op, frozen=True, kw_only=True, tag="kill"):
@@ -352,7 +359,9 @@ class Mark(Op, frozen=True, kw_only=True, tag="mark"):
 class Exits(Observed, frozen=True, kw_only=True, tag="exits"):
     """VM-exits of this vCPU: all PMU accesses, or those of one reason."""
 
-    of: Literal["pmu", "MSR_READ", "MSR_WRITE", "RDPMC", "EXCEPTION_NMI", "NMI_WINDOW"] = "pmu"
+    of: Literal[
+        "pmu", "MSR_READ", "MSR_WRITE", "RDPMC", "EXCEPTION_NMI", "NMI_WINDOW", "INTERRUPT_WINDOW"
+    ] = "pmu"
 
 
 class Calls(Observed, frozen=True, kw_only=True, tag="calls"):

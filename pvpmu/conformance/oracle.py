@@ -31,7 +31,7 @@ CAPS, FIXED_CTRL, STATUS, GLOBAL_CTRL, OVF_CTRL, LVTPC = 0x345, 0x38D, 0x38E, 0x
 _P6 = (0xC1, 0xC2, 0x186, 0x187)
 _USR, _OS, _INT, _EN, _MODIFIERS = 1 << 16, 1 << 17, 1 << 20, 1 << 22, 0xFF84_0000
 _EVTSEL_RESERVED = 0xFFFF_FFFF_0020_0000
-_LVT_MASKED, _LVT_KEPT = 1 << 16, 0x1_17FF
+_LVT_MASKED, _LVT_MODE, _LVT_KEPT = 1 << 16, 0x700, 0x1_17FF
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ class Oracle:
         self.status = self.ovf_ctrl = self.fixed_ctrl = 0
         self.lvtpc = _LVT_MASKED
         self.pending = 0
-        self.blocked = False
+        self.irr: set[int] = set()
+        self.blocked = self.in_service = self.interrupts = False
         self.filter: Fields | None = None
         self._answers: dict[str, Callable[[Fields], Seen]] = {
             "rd": lambda f: _seen(self.read(f["msr"]), FAULT),
@@ -115,6 +116,10 @@ class Oracle:
         elif name == "nmi":
             self._queue()
             self._enter(on_nmi)
+        elif name == "iflag":
+            if not self.blocked and not self.in_service:
+                self.interrupts = f["value"]
+                self._enter(on_nmi)
         elif name in self._answers:
             return self._answers[name](f)
         return DONE
@@ -262,6 +267,9 @@ class Oracle:
 
     def _reset(self, f: Fields) -> Seen:
         self.lvtpc, self.pending = _LVT_MASKED, 0
+        self.irr.clear()
+        if not self.blocked and not self.in_service:
+            self.interrupts = False
         if f["kind"] == "init":
             return DONE
         for counter in self.counters:
@@ -347,8 +355,13 @@ class Oracle:
             self.status |= c.bit
             interrupt |= bool(c.control & (8 if c.bit >> 32 else _INT))
             self._restart(c.bit)
-        if interrupt and not self.lvtpc & _LVT_MASKED and self.lvtpc & 0x700 == 0x400:
-            self._queue()
+        vector, mode = self.lvtpc & 0xFF, self.lvtpc & _LVT_MODE
+        accepted = mode == 0x400 or (mode == 0 and vector >= 16)
+        if interrupt and accepted and not self.lvtpc & _LVT_MASKED:
+            if mode:
+                self._queue()
+            else:
+                self.irr.add(vector)
             if self.says.masks:
                 self.lvtpc |= _LVT_MASKED
 
@@ -356,11 +369,22 @@ class Oracle:
         self.pending = min(self.pending + 1, 1 if self.blocked else 2)
 
     def _enter(self, on_nmi: Callable[[], None]) -> None:
-        while self.pending and not self.blocked:
-            self.pending -= 1
-            self.blocked = True
-            on_nmi()
-            self.blocked = False
+        """Take what can be taken; a handler starts with IF clear, and IRET brings it back."""
+        while True:
+            interrupts = self.interrupts
+            if self.pending and not self.blocked:
+                self.pending -= 1
+                self.blocked, self.interrupts = True, False
+                on_nmi()
+                self.blocked = False
+            elif self.irr and interrupts:
+                self.irr.remove(max(self.irr))
+                self.in_service, self.interrupts = True, False
+                on_nmi()
+                self.in_service = False
+            else:
+                return
+            self.interrupts = interrupts
 
 
 def _seen(value: int | None, otherwise: Seen) -> Seen:

@@ -23,11 +23,14 @@ Trace = list[tuple[Where, str, Seen]]
 
 GUARD: Op = ("wr", {"msr": oracle.GLOBAL_CTRL, "value": 0})
 """Every handler starts so: what counts before it may differ with FREEZE."""
-UNSEEN = frozenset({"register", "unregister", "sync", "preempt"})
-"""Nothing of them is seen by a PMU without a page."""
+OF_PAGE = frozenset({"register", "unregister", "sync"})
+"""Only a guest with a page does them."""
+UNSEEN = OF_PAGE | {"preempt", "move"}
+"""Nothing of them is seen by a guest."""
 _NMIS = 12
-"""Handlers that do something; an NMI after that many finds only the guard."""
+"""Handlers that do something; an NMI, or LVTPC's vector, after that many finds only the guard."""
 _FAR = 5000
+_LVTPCS = (0x400, 0x1_0400, 0x1_0000, 0xEF, 0x40, 0xF, 0x2400, 0x700, 1 << 32 | 0x400)
 
 
 @dataclass(slots=True)
@@ -90,14 +93,17 @@ class Author:
         self.program = Program(_config(random, profile), [])
         self._oracle = Oracle(self.program.config)
         self._length = length
+        # How this program's driver sets LVTPC, most of the time.
+        self._lvtpc = random.choice((0x400, 0x400, 0x400, 0x400, 0x400, 0xEF))
         self.done = 0
         kinds: dict[Callable[[], Op], float] = {
             self._read: 18, self._rdpmc: 7, self._write_evtsel: 9, self._write_counter: 14,
             self._write_control: 16, self._write_lvtpc: 4, self._write_anything: 3,
             self._run_some: 34, self._run_emulated: 2, lambda: ("nmi", {}): 2,
             lambda: ("sync", {}): 3, lambda: ("register", {}): 2, lambda: ("unregister", {}): 0.6,
-            lambda: ("preempt", {"times": 1}): 1.5, self._filter: 1, self._host_get: 3,
-            self._host_set: 3, self._reset: 0.7, self._migrate: 1.5,
+            lambda: ("preempt", {"times": 1}): 1, lambda: ("move", {}): 1, self._iflag: 2,
+            self._filter: 1, self._host_get: 3, self._host_set: 3, self._reset: 0.7,
+            self._migrate: 1.5,
         }  # fmt: skip
         self._makers = list(kinds)
         self._weights = list(accumulate(kinds.values()))
@@ -131,7 +137,8 @@ class Author:
     # What to do --------------------------------------------------------------------------------
 
     def _setup(self) -> list[Op]:
-        ops: list[Op] = [("rd", {"msr": oracle.LVTPC}), _wr(oracle.LVTPC, 0x400)]
+        ops: list[Op] = [("rd", {"msr": oracle.LVTPC}), _wr(oracle.LVTPC, self._lvtpc)]
+        ops.append(("iflag", {"value": self._random.random() < 0.8}))
         ops += [_wr(oracle.EVTSEL + c.number, self._evtsel()) for c in self._oracle.gp[:3]]
         ops += [_wr(oracle.LEGACY + c.number, self._value(32)) for c in self._oracle.gp[:3]]
         if self._oracle.has_globals:
@@ -149,7 +156,7 @@ class Author:
             steps.append(self._write_counter)
         steps += [self._any for _ in range(self._random.choice((0, 0, 1, 3)))]
         if chance() < 0.8:
-            steps.append(lambda: _wr(oracle.LVTPC, 0x400))
+            steps.append(lambda: _wr(oracle.LVTPC, self._lvtpc))
         if chance() < 0.9:
             steps.append(lambda: _wr(oracle.GLOBAL_CTRL, self._oracle.all_bits))
         steps += [self._any for _ in range(self._random.choice((0, 0, 0, 2)))]
@@ -206,11 +213,10 @@ class Author:
         )
 
     def _write_lvtpc(self) -> Op:
-        choice = self._random.choice
-        return _wr(
-            oracle.LVTPC,
-            choice((0x400, 0x400, 0x400, 0x400, 0x1_0400, 0x1_0000, 0xEF, 0x2400, 1 << 32 | 0x400)),
-        )
+        return _wr(oracle.LVTPC, self._random.choice((self._lvtpc, self._lvtpc, *_LVTPCS)))
+
+    def _iflag(self) -> Op:
+        return "iflag", {"value": self._random.choice((False, True, True))}
 
     def _write_anything(self) -> Op:
         value = self._random.getrandbits(self._random.choice((1, 8, 32, 48, 64)))

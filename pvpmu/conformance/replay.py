@@ -8,7 +8,7 @@ import msgspec
 
 from pvpmu.conformance.lockstep import Difference, expected_trace
 from pvpmu.conformance.oracle import Seen
-from pvpmu.conformance.program import GUARD, UNSEEN, Op, Program, Where
+from pvpmu.conformance.program import GUARD, OF_PAGE, Op, Program, Where
 
 AREA = "RND"
 _MORE = 1000
@@ -69,7 +69,7 @@ def _ops(op: Op, seen: Seen | None) -> list[dict[str, Any]]:
         made["events"] = [
             {"event": hex(e["event"]), "umask": hex(e["umask"])} for e in fields["events"]
         ]
-    if name in UNSEEN and name != "preempt":
+    if name in OF_PAGE:
         made["on"] = _ON_PAGE
     if seen is not None:
         value, fault, refused = seen

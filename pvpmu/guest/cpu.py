@@ -1,7 +1,8 @@
-"""The guest's vCPU: retires the workload, exits, takes NMIs. Pure but for ``cross``.
+"""The guest's vCPU: retires the workload, exits, takes interrupts. Pure but for ``cross``.
 
 **Invariants**: the vCPU is stopped while it exits; NMIs are taken at VM-entry only and never
-nest; every exit carries what was retired since the last VM-entry.
+nest, nor do fixed interrupts, whose handlers end with EOI and IRET; every exit carries what was
+retired since the last VM-entry.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
 _NMI_WINDOW = int(ExitReason.NMI_WINDOW)
 _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
+_INTERRUPT_WINDOW = int(ExitReason.INTERRUPT_WINDOW)
 _NMI_BLOCKED = exits.NMI_BLOCKED
+_INTERRUPTIBLE = exits.INTERRUPTIBLE
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
@@ -84,6 +87,8 @@ class Vcpu:
         self._tail = tail
         self._flags = 0
         self._nmi_window = False
+        self._irq_window = False
+        self._in_service = False
         self._user = self._kernel = _NONE
         self._live: list[list[int]] = []
         self._live_version = -1
@@ -94,6 +99,7 @@ class Vcpu:
         self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
+        self.on_interrupt: Callable[[int], None] = _unhandled_vector
         self.on_retire: Callable[[Sequence[int], int], None] = _ignored
 
     # Exits and entries -----------------------------------------------------------------------
@@ -208,17 +214,49 @@ class Vcpu:
     def _entered_with(self, reply: int) -> None:
         if reply & exits.WANT_NMI_WINDOW:
             self._nmi_window = True
+        if reply & exits.WANT_IRQ_WINDOW:
+            self._irq_window = True
         if reply & exits.INJECT_NMI:
-            self._flags |= _NMI_BLOCKED
+            # Through an interrupt gate: IF is clear until IRET.
+            interruptible = self._flags & _INTERRUPTIBLE
+            self._flags = self._flags & ~_INTERRUPTIBLE | _NMI_BLOCKED
             if self._latency:
                 self._run_cycles(self._latency, MODE_KERNEL)
             self.on_nmi()
             if self._tail:
                 self._run_cycles(self._tail, MODE_KERNEL)
-            self._flags &= ~_NMI_BLOCKED
+            self._flags = self._flags & ~(_NMI_BLOCKED | _INTERRUPTIBLE) | interruptible
             if self._nmi_window:
                 self._nmi_window = False
                 self.exit(_NMI_WINDOW)
+        elif reply & exits.INJECT_IRQ:
+            self._take_interrupt(reply >> exits.VECTOR_SHIFT & 0xFF)
+        self._open_window()
+
+    def _take_interrupt(self, vector: int) -> None:
+        self._flags &= ~_INTERRUPTIBLE
+        self._in_service = True
+        self.on_interrupt(vector)
+        self._in_service = False
+        # It could be taken, so IF was set; IRET brings that back.
+        self._flags |= _INTERRUPTIBLE
+
+    def _open_window(self) -> None:
+        if self._irq_window and self._flags & _INTERRUPTIBLE:
+            self._irq_window = False
+            self.exit(_INTERRUPT_WINDOW)
+
+    def set_interrupt_flag(self, *, enabled: bool) -> None:
+        """RFLAGS.IF (STI, CLI), which fixed interrupts wait for. In a handler it does nothing.
+
+        A handler starts with IF clear, and its IRET brings back what was before.
+        """
+        if self._in_service or self._flags & _NMI_BLOCKED:
+            return
+        self._flags &= ~_INTERRUPTIBLE
+        if enabled:
+            self._flags |= _INTERRUPTIBLE
+            self._open_window()
 
     # Running ---------------------------------------------------------------------------------
 
@@ -313,6 +351,10 @@ class Vcpu:
 
 
 def _unhandled() -> None:
+    return None
+
+
+def _unhandled_vector(_: int) -> None:
     return None
 
 

@@ -20,14 +20,16 @@ class Counter:
     """One hardware counter.
 
     ``fixed_kind`` is the one kind it can count, None for a GP counter; ``running``: it counts;
-    ``descriptor``: kind and modes as a live entry has them. The driver's marks: ``taken``, an event
-    is on it; ``owner``, the one it was last programmed for.
+    ``modes``: what of the guest it counts; ``host``: it counts the host too. ``descriptor``: kind
+    and modes as a live entry has them. The driver's marks: ``taken``, an event is on it;
+    ``owner``, the one it was last programmed for.
     """
 
     __slots__ = (
         "bit",
         "descriptor",
         "fixed_kind",
+        "host",
         "kind",
         "modes",
         "owner",
@@ -41,6 +43,7 @@ class Counter:
         self.fixed_kind = fixed_kind
         self.kind = -1
         self.modes = 0
+        self.host = False
         self.descriptor = 0
         self.value = 0
         self.taken = False
@@ -49,7 +52,7 @@ class Counter:
 
 
 class PhysicalPmu:
-    """``gp`` general and ``fixed`` fixed counters of ``width`` bits.
+    """One physical CPU's: ``gp`` general and ``fixed`` fixed counters of ``width`` bits.
 
     A counter's distance to overflow is ``top`` less its value. ``status``: overflow bits not yet
     taken. ``version`` changes whenever the set of started counters, or the distance of one of them
@@ -81,10 +84,14 @@ class PhysicalPmu:
         return live
 
     @staticmethod
-    def program(counter: Counter, kind: int, modes: int) -> None:
-        """Let ``counter``, which is stopped, count ``kind`` in ``modes`` from its next start on."""
+    def program(counter: Counter, kind: int, modes: int, *, host: bool) -> None:
+        """Let ``counter``, which is stopped, count ``kind`` from its next start on.
+
+        ``modes``: in the guest; ``host``: outside it as well.
+        """
         counter.kind = kind
         counter.modes = modes
+        counter.host = host
         counter.descriptor = kind | modes << LIVE_MODE_SHIFT
 
     def start(self, counter: Counter, value: int) -> None:
@@ -102,14 +109,25 @@ class PhysicalPmu:
             self.started.remove(counter)
             self.version += 1
 
-    def retire(self, user: Sequence[int] | None, kernel: Sequence[int] | None) -> None:
-        """Count what was retired since VM-entry, by event kind, at CPL 3 and CPL 0."""
+    def retire(
+        self,
+        user: Sequence[int] | None,
+        kernel: Sequence[int] | None,
+        host: Sequence[int] | None = None,
+    ) -> None:
+        """Count what was retired, by event kind: in the guest at CPL 3 and CPL 0, and outside it.
+
+        VM-entry and VM-exit switch the physical GLOBAL_CTRL between the two (5.14:
+        ``intel_guest_get_msrs``).
+        """
         for counter in self.started:
             delta = 0
             if user is not None and counter.modes & MODE_USER:
                 delta = user[counter.kind]
             if kernel is not None and counter.modes & MODE_KERNEL:
                 delta += kernel[counter.kind]
+            if host is not None and counter.host:
+                delta += host[counter.kind]
             if delta:
                 value = counter.value + delta
                 if value > self.mask:

@@ -22,7 +22,7 @@ from pvpmu.shared.errors import UsageError
 from pvpmu.shared.registers import BY_ADDRESS, Role
 from pvpmu.shared.registration import Registration, Request, check
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class VcpuState:
     """One vCPU's PMU state, of plain values.
 
     ``registers``: by MSR address, 64 bits. ``page``: MSR_PVPMU_PAGE. ``masked_here``: the LVTPC
-    mask is a delivery's. ``nmis``: those that wait, in order, True for a PMI's. ``pmi_requested``:
-    a PMI was raised and has not met LVTPC yet.
+    mask is a delivery's. ``nmis``: those that wait, in order, True for a PMI's. ``vectors``: the
+    IRR's. ``pmi_requested``: a PMI was raised and has not met LVTPC yet.
     """
 
     version: int
@@ -43,6 +43,7 @@ class VcpuState:
     pmi_seq: int
     masked_here: bool
     nmis: list[bool]
+    vectors: list[int]
     pmi_requested: bool
 
 
@@ -61,6 +62,7 @@ def save(host: HostVcpu) -> VcpuState:
         pmi_seq=hold.pmi_seq,
         masked_here=delivery.masked_here,
         nmis=delivery.waiting,
+        vectors=[vector for vector in range(256) if delivery.irr >> vector & 1],
         pmi_requested=bool(delivery.requests & REQUEST_PMI) or delivery.irq_work,
     )
 
@@ -86,10 +88,12 @@ def restore(host: HostVcpu, state: VcpuState) -> None:
     host.delivery.masked_here = state.masked_here
     for pmi in state.nmis:
         host.delivery.queue_nmi(pmi=pmi)
+    for vector in state.vectors:
+        host.delivery.irr |= 1 << vector
     if state.pmi_requested:
         host.delivery.requests |= REQUEST_PMI
     # They were raised elsewhere; here they count as raised, so that the sum comes out.
-    host.delivery.counts.raised += sum(state.nmis) + state.pmi_requested
+    host.delivery.counts.raised += sum(state.nmis) + len(state.vectors) + state.pmi_requested
     if request is not None:
         if accepted:
             hold = Hold(lasts=state.held, freeze_seq=state.freeze_seq, pmi_seq=state.pmi_seq)

@@ -1,9 +1,10 @@
-"""Host perf: one task context with its lock, and kernel-created events on the physical PMU.
+"""Host perf: contexts with their lock, and kernel-created events on the physical PMU.
 
 Every interface takes the context lock. Calls are counted by kind, and so are hardware placements.
 Source: ``kernel/events/core.c`` (``perf_event_pause``, ``perf_event_read_value``,
 ``perf_event_period``, ``perf_event_enable``, ``perf_event_release_kernel``,
-``perf_event_create_kernel_counter``) and ``x86_perf_event_set_period`` / ``_update``.
+``perf_event_create_kernel_counter``, ``perf_event_task_sched_out`` / ``_in``) and
+``x86_perf_event_set_period`` / ``_update``.
 
 **Invariants**: an event counts only while ACTIVE; a paused event's count is 0.
 """
@@ -41,40 +42,45 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """What to count.
+    """What to count (perf_event_attr).
 
-    ``kind``: None is an event that this silicon does not have; ``modes``: a bitmap of MODE_USER
-    and MODE_KERNEL, the opposite of exclude_user and exclude_kernel. KVM's events are also pinned,
-    exclude_host and exclude_idle: here they always are, since only the guest retires anything.
+    ``kind``: None is an event that this silicon does not have; ``modes``: what of the guest, a
+    bitmap of MODE_USER and MODE_KERNEL (the opposite of exclude_user and exclude_kernel), 0 with
+    exclude_guest. ``pinned``: it must be on a counter, and is in error when there is none.
+    ``exclude_host``: nothing outside the guest counts. ``exclude_idle``: nor do idle cycles; x86
+    takes this flag and does nothing about it, a task's events are off the counters then anyway.
     """
 
     kind: int | None
     modes: int
+    pinned: bool = False
+    exclude_host: bool = False
+    exclude_idle: bool = False
 
 
 class PerfEvent:
-    """A host perf_event: ``kind`` and ``modes`` as in its :class:`Attr`.
+    """A host perf_event: ``kind`` as in its ``attr``.
 
     ``count`` is since the last reset, ``left`` the distance to overflow. ``counter``: the one it
     is on, None unless ACTIVE; ``last``: the one it was on. ``failed``: state ERROR.
     """
 
     __slots__ = (
+        "attr",
         "count",
         "counter",
         "failed",
         "kind",
         "last",
         "left",
-        "modes",
         "on_overflow",
         "period",
         "prev",
     )
 
     def __init__(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> None:
+        self.attr = attr
         self.kind = attr.kind
-        self.modes = attr.modes
         self.period = period
         self.left = 0
         self.count = 0
@@ -98,14 +104,15 @@ class PerfEvent:
 
 
 class PerfContext:
-    """The perf context of one vCPU thread.
+    """The perf context of one vCPU thread, or of one CPU. ``pmu``: that of the CPU it is on.
 
-    ``tally`` is the list of counts in use: calls by kind, then PLACEMENTS, REDUNDANT.
-    Its owner swaps it to attribute calls to places.
+    ``events``: all that belong to it. ``tally`` is the list of counts in use: calls by kind, then
+    PLACEMENTS, REDUNDANT. Its owner swaps it to attribute calls to places.
     """
 
     def __init__(self, pmu: PhysicalPmu) -> None:
         self.pmu = pmu
+        self.events: list[PerfEvent] = []
         self.tally = [0] * TALLY_WORDS
         self._active: list[PerfEvent] = []
         self._mask = pmu.mask
@@ -118,6 +125,7 @@ class PerfContext:
         if not 0 < period < _MAX_PERIOD:
             return None
         event = PerfEvent(attr, period, on_overflow)
+        self.events.append(event)
         self._install(event)
         return event
 
@@ -169,6 +177,30 @@ class PerfContext:
         self.tally[RELEASE] += 1
         if event.counter is not None:
             self._remove(event, event.counter)
+        self.events.remove(event)
+
+    def sched_out(self) -> list[PerfEvent]:
+        """The thread leaves its CPU: its events leave the counters; returns those that were on."""
+        active = self._active.copy()
+        for event in active:
+            assert event.counter is not None
+            self._remove(event, event.counter)
+        return active
+
+    def sched_in(self, events: list[PerfEvent], pmu: PhysicalPmu) -> None:
+        """The thread comes to a CPU: ``events``, which were on counters, are placed on its PMU.
+
+        Each is placed once, with the distance it had. On another CPU than before any counter will
+        do: perf looks for the former one only where ``hw_perf_event.last_cpu`` is this CPU.
+        """
+        if pmu is not self.pmu:
+            self.pmu = pmu
+            for event in self.events:
+                event.last = None
+        placed = self.tally[PLACEMENTS]
+        for event in events:
+            self._install(event)
+        self.tally[PLACEMENTS] = placed + len(self._active)
 
     def handle_nmi(self) -> None:
         """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
@@ -190,7 +222,7 @@ class PerfContext:
         if counter is None or counter.taken:
             counter = self._free_counter(event.kind) or self._vacated_counter()
             if counter is None:
-                event.failed = True
+                event.failed = event.attr.pinned
                 return
             event.last = counter
         event.counter = counter
@@ -256,5 +288,6 @@ class PerfContext:
         else:
             if counter.owner is not event:
                 counter.owner = event
-                self.pmu.program(counter, event.kind, event.modes)
+                attr = event.attr
+                self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
             self.pmu.start(counter, value)

@@ -86,7 +86,8 @@ def wanted_event(pmc: Pmc) -> tuple[Attr, bool]:
         user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
         interrupts = pmc.eventsel & EVTSEL_INT
     modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
-    return Attr(kind, modes), bool(interrupts)
+    attr = Attr(kind, modes, pinned=True, exclude_host=True, exclude_idle=True)
+    return attr, bool(interrupts)
 
 
 def sign_extended(value: int) -> int:

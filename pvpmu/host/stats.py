@@ -24,13 +24,14 @@ _ADDRESSES = {
     ExitReason.MSR_WRITE: tuple(msr.BY_ADDRESS),
     ExitReason.RDPMC: msr.RDPMC_INDICES,
 }
+_BRING_PMIS = (ExitReason.EXCEPTION_NMI, ExitReason.NMI_WINDOW, ExitReason.INTERRUPT_WINDOW)
 _KINDS = range(KIND_MASK + 1)
 
 
 def _place(kind: int) -> int:
     if kind & NMI_BLOCKED:
         return HANDLER
-    if kind in (ExitReason.EXCEPTION_NMI, ExitReason.NMI_WINDOW):
+    if kind in _BRING_PMIS:
         return DELIVERY
     return OTHER
 

@@ -115,7 +115,7 @@ class Restore(_Call, tag="restore"):
 class Do(_Call, tag="do"):
     """A call without arguments or answer."""
 
-    what: Literal["reset", "init", "preempt", "queue_nmi"]
+    what: Literal["reset", "init", "preempt", "move", "queue_nmi"]
 
     def do(self, host: HostVcpu) -> dict[str, Any]:
         _DO[self.what](host)
@@ -129,6 +129,26 @@ class Load(_Call, tag="load"):
 
     def do(self, host: HostVcpu) -> dict[str, Any]:
         return {"counting": vmm.load(host, self.kinds)}
+
+
+class Work(_Call, tag="work"):
+    """``counts`` by event kind, retired outside the guest on the vCPU's physical CPU."""
+
+    counts: list[int]
+
+    def do(self, host: HostVcpu) -> dict[str, Any]:
+        vmm.work(host, self.counts)
+        return {}
+
+
+class Idle(_Call, tag="idle"):
+    """``cycles`` pass on the vCPU's physical CPU while it halts."""
+
+    cycles: int
+
+    def do(self, host: HostVcpu) -> dict[str, Any]:
+        vmm.idle(host, self.cycles)
+        return {}
 
 
 class TakeDirty(_Call, tag="take_dirty"):
@@ -167,6 +187,8 @@ Call = (
     | Restore
     | Do
     | Load
+    | Work
+    | Idle
     | TakeDirty
     | Describe
     | Emulate
@@ -175,6 +197,7 @@ _DO: dict[str, Callable[[HostVcpu], None]] = {
     "reset": vmm.reset,
     "init": vmm.init,
     "preempt": vmm.preempt,
+    "move": vmm.move,
     "queue_nmi": HostVcpu.queue_nmi,
 }
 

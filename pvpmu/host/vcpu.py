@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
-from pvpmu.host.perf import PerfContext, PerfEvent
+from pvpmu.host.perf import PerfContext
 from pvpmu.host.pmi import (
     REQUEST_NMI,
     REQUEST_PMI,
@@ -41,6 +41,7 @@ _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _REASON_MASK, _NMI_BLOCKED = exits.REASON_MASK, exits.NMI_BLOCKED
+_INTERRUPTIBLE = exits.INTERRUPTIBLE
 _FAULT_GP = exits.FAULT_GP
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
@@ -57,7 +58,8 @@ class HostVcpu(PageRegistrar):
 
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
     ``on_call``: serves CONTROL's CALL and returns whether it could; None: #GP (no test port).
-    ``own_events``: the host's own perf events that compete. ``event_filter``: the VM's.
+    ``own_events``: the context of the host's own perf events, which compete; they belong to the
+    physical CPU that the vCPU is on, whose PMU is ``hardware``. ``event_filter``: the VM's.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class HostVcpu(PageRegistrar):
             _RDPMC: self._rdpmc,
             _EXCEPTION_NMI: self._exception_nmi,
             _NMI_WINDOW: self._nothing,
+            int(ExitReason.INTERRUPT_WINDOW): self._nothing,
             int(ExitReason.HLT): self._nothing,
             int(ExitReason.CPUID): self._cpuid,
         }
@@ -95,7 +98,10 @@ class HostVcpu(PageRegistrar):
         if generation is not None:
             self.generation = generation
         # Another number than the guest has seen, also of the host that served it before.
-        self.hardware = PhysicalPmu(version=(self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
+        first = PhysicalPmu(version=(self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
+        self._cpus = [PerfContext(pmu) for pmu in (first, PhysicalPmu())]
+        self.own_events = self._cpus[0]
+        self.hardware = first
         self.perf = PerfContext(self.hardware)
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = Vpmu(
@@ -106,7 +112,6 @@ class HostVcpu(PageRegistrar):
             profile=self.profile,
             event_filter=self.event_filter,
         )
-        self.own_events: list[PerfEvent] = []
         self.stats = HostStats(self.delivery.counts)
         self.make_tables()
 
@@ -151,7 +156,7 @@ class HostVcpu(PageRegistrar):
             self._retire(request, in_guest=reason == _EXCEPTION_NMI)
         flags = self._handlers.get(reason, _refused)(address)
         delivery = self.delivery
-        if delivery.requests or delivery.pending:
+        if delivery.requests or delivery.pending or delivery.irr:
             flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
         if self.page is not None and self.page.dirty:
             self.page.publish()
@@ -212,6 +217,15 @@ class HostVcpu(PageRegistrar):
         """A paravirtual register as a trapped WRMSR has it; False for #GP."""
         writer = self._pv_writers().get(address)
         return writer is not None and writer(value)
+
+    def next_cpu(self) -> None:
+        """Go to another physical CPU, with a PMU and host events of its own."""
+        self._cpus.reverse()
+        self.own_events = self._cpus[0]
+        version = self.hardware.version
+        self.hardware = self.own_events.pmu
+        # The live entries of both are told apart by one number.
+        self.hardware.version = max(version, self.hardware.version) + 1
 
     @property
     def has_run(self) -> bool:
@@ -293,16 +307,24 @@ class HostVcpu(PageRegistrar):
     # VM-entry ---------------------------------------------------------------------------------
 
     def _deliver(self, *, blocked: bool) -> int:
-        """Serve requests and inject, unless NMIs are blocked: reply flags."""
+        """Serve requests and inject, NMIs first, unless they are blocked: reply flags."""
         delivery = self.delivery
         if delivery.requests:
             self._serve_requests(blocked=blocked)
-        if not delivery.pending:
-            return 0
-        if blocked:
-            return exits.WANT_NMI_WINDOW
-        self._inject()
-        return exits.INJECT_NMI | (exits.WANT_NMI_WINDOW if delivery.pending else 0)
+        flags = 0
+        if delivery.pending:
+            if not blocked:
+                self._inject()
+                flags = exits.INJECT_NMI
+            if delivery.pending:
+                flags |= exits.WANT_NMI_WINDOW
+        if delivery.irr:
+            if not flags & exits.INJECT_NMI and self._slot[_REQUEST] & _INTERRUPTIBLE:
+                flags |= exits.INJECT_IRQ | delivery.accept_vector() << exits.VECTOR_SHIFT
+                self._pmi_delivered()
+            if delivery.irr:
+                flags |= exits.WANT_IRQ_WINDOW
+        return flags
 
     def _serve_requests(self, *, blocked: bool) -> None:
         delivery = self.delivery
@@ -340,16 +362,23 @@ class HostVcpu(PageRegistrar):
     def _inject(self) -> None:
         if not self.delivery.inject():
             return
+        self._pmi_delivered()
+        page_half = self.page
+        if (
+            page_half is not None
+            and page_half.freeze
+            and page_half.running
+            and self.delivery.freezes
+        ):
+            page_half.freeze_now()
+
+    def _pmi_delivered(self) -> None:
         counts = self.delivery.counts
         counts.delivered += 1
         if not self.vpmu.live:
             counts.late += 1
-        page_half = self.page
-        if page_half is None:
-            return
-        page_half.note_pmi()
-        if page_half.freeze and page_half.running and self.delivery.freezes:
-            page_half.freeze_now()
+        if self.page is not None:
+            self.page.note_pmi()
 
     def _publish_live(self) -> None:
         slot, hardware = self._slot, self.hardware

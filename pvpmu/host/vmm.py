@@ -8,12 +8,14 @@ VM-entry (rule IMP-1). Source: ``KVM_GET_MSRS``, ``KVM_SET_MSRS``, ``KVM_GET_MSR
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from pvpmu.host.filter import EventFilter
-from pvpmu.host.perf import Attr
+from pvpmu.host.perf import Attr, PerfEvent
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.events import CYCLES, KINDS, REF_CYCLES
 from pvpmu.shared.tally import CALL_KINDS
 from pvpmu.shared.units import MsrAddress
 
@@ -91,19 +93,50 @@ def init(host: HostVcpu) -> None:
 def preempt(host: HostVcpu) -> None:
     """The vCPU was scheduled out and in again: events that are not in use are released."""
     host.import_page()
+    _sched_in(host, host.perf.sched_out())
+
+
+def move(host: HostVcpu) -> None:
+    """The vCPU was scheduled out, and in on another physical CPU."""
+    host.import_page()
+    events = host.perf.sched_out()
+    host.next_cpu()
+    _sched_in(host, events)
+
+
+def idle(host: HostVcpu, cycles: int) -> None:
+    """The vCPU halts: its thread sleeps while others have ``cycles`` on its physical CPU."""
+    host.import_page()
+    events = host.perf.sched_out()
+    work(host, [cycles * (kind in (CYCLES, REF_CYCLES)) for kind in range(KINDS)])
+    _sched_in(host, events)
+
+
+def work(host: HostVcpu, counts: Sequence[int]) -> None:
+    """The vCPU's physical CPU retires ``counts``, by event kind, outside the guest."""
+    host.hardware.retire(None, None, counts)
+
+
+def _sched_in(host: HostVcpu, events: list[PerfEvent]) -> None:
+    host.perf.sched_in(events, host.hardware)
     host.vpmu.cleanup()
+    if host.page is not None:
+        # Another CPU may have no counter left for an event: not_counting says so.
+        host.page.dirty = True
 
 
 def load(host: HostVcpu, kinds: Sequence[int]) -> int:
     """Let the host's own pinned events compete: one of each kind, in place of earlier ones.
 
-    They count the host only. Returns how many found a counter.
+    They count the host only, and belong to the physical CPU that the vCPU is on. Returns how many
+    found a counter.
     """
-    for event in host.own_events:
-        host.perf.release(event)
-    created = (host.perf.create(Attr(kind, modes=0), 1 << 40, _ignore) for kind in kinds)
-    host.own_events = [event for event in created if event is not None]
-    return sum(event.counting for event in host.own_events)
+    context = host.own_events
+    for event in tuple(context.events):
+        context.release(event)
+    for kind in kinds:
+        context.create(Attr(kind, modes=0, pinned=True), 1 << 40, _ignore)
+    return sum(event.counting for event in context.events)
 
 
 def emulate(host: HostVcpu, kind: int, count: int, cpl: int) -> bool:
@@ -139,8 +172,7 @@ def describe(host: HostVcpu) -> dict[str, object]:
         "events": [
             {
                 "index": pmc.index,
-                "kind": pmc.event.kind,
-                "modes": pmc.event.modes,
+                **asdict(pmc.event.attr),
                 "period": pmc.event.period,
                 "state": pmc.event.state.value,
                 "paused": pmc.is_paused,

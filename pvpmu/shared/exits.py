@@ -18,6 +18,7 @@ class ExitReason(enum.IntEnum):
     """VMX basic exit reasons in use. Append only: the numbers are the wire."""
 
     EXCEPTION_NMI = 0
+    INTERRUPT_WINDOW = 7
     NMI_WINDOW = 8
     CPUID = 10
     HLT = 12
@@ -52,6 +53,8 @@ RETIRED_KERNEL = 1 << 10
 """Request flag: likewise for CPL 0."""
 STRAY_PMI = 1 << 11
 """Request flag of EXCEPTION_NMI: the host delivers this PMI twice (a scripted irq_work race)."""
+INTERRUPTIBLE = 1 << 12
+"""Request flag: RFLAGS.IF is set and no fixed interrupt is in service."""
 
 FAULT_GP = 1 << 0
 """Reply flag: the access raised #GP(0)."""
@@ -59,6 +62,11 @@ INJECT_NMI = 1 << 1
 """Reply flag: this VM-entry injects an NMI."""
 WANT_NMI_WINDOW = 1 << 2
 """Reply flag: exit with NMI_WINDOW as soon as NMIs are no longer blocked."""
+INJECT_IRQ = 1 << 3
+"""Reply flag: this VM-entry injects the interrupt whose vector is in the reply's bits 15:8."""
+WANT_IRQ_WINDOW = 1 << 4
+"""Reply flag: exit with INTERRUPT_WINDOW as soon as a fixed interrupt can be taken."""
+VECTOR_SHIFT = 8
 
 SLOT_SIZE = 1024
 MODE_USER = 1 << 0

@@ -17,7 +17,7 @@ mutex for create). Whether the event runs makes no difference."""
 HANDLER, DELIVERY, OTHER = range(3)
 PLACES = ("handler", "delivery", "other")
 """Where the host worked: for an exit with NMIs blocked (the guest is inside its handler), for the
-exits that bring a PMI (EXCEPTION_NMI, NMI_WINDOW), or for anything else."""
+exits that bring a PMI (EXCEPTION_NMI, NMI_WINDOW, INTERRUPT_WINDOW), or for anything else."""
 
 
 def calls(tally: list[int]) -> int:

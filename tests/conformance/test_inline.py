@@ -42,7 +42,7 @@ def test_every_skip_has_a_reason(whole_run: list[CaseResult]) -> None:
             assert result.reason.startswith(("needs ", "holds in "))
 
 
-@pytest.mark.parametrize("op", ["kill", "move", "iflag"])
+@pytest.mark.parametrize("op", ["kill", "levitate"])
 def test_what_it_cannot_do_it_says(op: str) -> None:
     target = InlineTarget()
     config = {

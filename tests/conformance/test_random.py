@@ -17,7 +17,7 @@ from pvpmu.conformance import fuzz, oracle, race, replay
 from pvpmu.conformance.inline import InlineTarget
 from pvpmu.conformance.lockstep import compare, expected_trace
 from pvpmu.conformance.oracle import EVENTS, Oracle, Seen
-from pvpmu.conformance.program import GUARD, Author, Program
+from pvpmu.conformance.program import GUARD, Author, Player, Program
 from pvpmu.conformance.shrink import shrink
 from pvpmu.conformance.vector import PATHS, PROFILES, parse_vectors
 from pvpmu.conformance.verdict import Verdict
@@ -49,7 +49,25 @@ def test_programs_do_what_is_worth_doing(profile: str) -> None:
     assert sum(seen == oracle.FAULT for _, _, seen in steps) > 300
     assert sum(seen == oracle.REFUSED for _, _, seen in steps) > 5
     assert sum(bool(seen[0]) for _, name, seen in steps if name == "rd") > 1000
-    assert {name for _, name, _ in steps} >= {"migrate", "filter", "reset", "host_set", "rdpmc"}
+    assert {name for _, name, _ in steps} >= {"migrate", "filter", "reset", "host_set", "iflag"}
+    assert sum(op[0] == "move" for program in programs for op in program.ops) > 20
+    assert sum(map(_vectors_taken, programs)) > 10
+
+
+def _vectors_taken(program: Program) -> int:
+    """How often LVTPC's vector interrupts, rather than an NMI."""
+    machine, taken = Oracle(program.config), 0
+
+    def do(name: str, fields: Any, on_nmi: Callable[[], None]) -> Seen:
+        def handler() -> None:
+            nonlocal taken
+            taken += machine.in_service and not machine.blocked
+            on_nmi()
+
+        return machine.op("restore" if name == "migrate" else name, fields, handler)
+
+    Player(program, do).play()
+    return taken
 
 
 def test_a_seed_is_a_program() -> None:

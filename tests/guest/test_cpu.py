@@ -137,6 +137,84 @@ def test_a_window_wanted_during_the_handler_opens_after_it_and_may_inject() -> N
     assert host.reasons() == [0, 31, 8, 31]
 
 
+IF = exits.INTERRUPTIBLE
+INJECT_41 = exits.INJECT_IRQ | 0x41 << exits.VECTOR_SHIFT
+
+
+def _listening(*replies: int) -> tuple[FakeHost, list[str]]:
+    """A host with these replies, and a log of the handlers, each of which makes one exit."""
+    host, log = FakeHost(), list[str]()
+    host.replies = [*replies]
+
+    def handler(name: str) -> None:
+        log.append(name)
+        host.vcpu.exit(ExitReason.MSR_READ, 0x38E)
+        log.append("iret")
+
+    host.vcpu.on_nmi = lambda: handler("nmi")
+    host.vcpu.on_interrupt = lambda vector: handler(f"{vector:#x}")
+    return host, log
+
+
+@pytest.mark.rule("BND-13", "BND-15")
+def test_a_vectors_handler_runs_with_if_clear_and_nmis_not_blocked() -> None:
+    host, log = _listening(0, INJECT_41)
+    host.vcpu.exit(ExitReason.HLT)
+    host.vcpu.set_interrupt_flag(enabled=True)
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    host.vcpu.exit(ExitReason.HLT)
+    assert log == ["0x41", "iret"]
+    assert host.requests == [12, 0 | IF, 31, 12 | IF]
+
+
+@pytest.mark.rule("BND-14")
+def test_a_wanted_interrupt_window_exits_as_soon_as_if_is_set() -> None:
+    host, log = _listening(exits.WANT_IRQ_WINDOW, 0, INJECT_41)
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    host.vcpu.exit(ExitReason.HLT)
+    assert log == []
+    host.vcpu.set_interrupt_flag(enabled=True)
+    assert log == ["0x41", "iret"]
+    host.vcpu.set_interrupt_flag(enabled=False)
+    host.vcpu.set_interrupt_flag(enabled=True)
+    assert host.requests == [0, 12, 7 | IF, 31]
+
+
+@pytest.mark.rule("BND-15")
+def test_an_nmi_is_taken_inside_a_vectors_handler_and_if_comes_back_with_the_last_iret() -> None:
+    host, log = _listening(INJECT_41, exits.INJECT_NMI)
+    host.vcpu.set_interrupt_flag(enabled=True)
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    host.vcpu.exit(ExitReason.HLT)
+    assert log == ["0x41", "nmi", "iret", "iret"]
+    assert host.requests == [0 | IF, 31, 31 | exits.NMI_BLOCKED, 12 | IF]
+
+
+@pytest.mark.rule("BND-14", "PMI-12")
+def test_after_an_nmi_the_window_opens_with_iret() -> None:
+    host, log = _listening(exits.INJECT_NMI | exits.WANT_IRQ_WINDOW, 0, INJECT_41)
+    host.vcpu.set_interrupt_flag(enabled=True)
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    assert log == ["nmi", "iret", "0x41", "iret"]
+    assert host.reasons() == [0, 31, 7, 31]
+
+
+@pytest.mark.parametrize("inject", [exits.INJECT_NMI, INJECT_41])
+def test_a_handler_cannot_set_if(inject: int) -> None:
+    host, _ = _listening(inject)
+
+    def handler(*_: int) -> None:
+        host.vcpu.set_interrupt_flag(enabled=False)
+        host.vcpu.set_interrupt_flag(enabled=True)
+        host.vcpu.exit(ExitReason.HLT)
+
+    host.vcpu.on_nmi = host.vcpu.on_interrupt = handler
+    host.vcpu.set_interrupt_flag(enabled=True)
+    host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+    host.vcpu.exit(ExitReason.HLT)
+    assert [bool(request & IF) for request in host.requests] == [True, False, True]
+
+
 @pytest.mark.rule("BND-13", "BND-17")
 def test_every_exit_carries_what_was_retired_since_the_last_one() -> None:
     host = FakeHost()

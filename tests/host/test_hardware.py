@@ -22,8 +22,10 @@ def gp(pmu: PhysicalPmu, number: int = 0) -> Counter:
     return [counter for counter in pmu.counters if counter.fixed_kind is None][number]
 
 
-def begin(pmu: PhysicalPmu, counter: Counter, kind: int, modes: int, value: int) -> None:
-    pmu.program(counter, kind, modes)
+def begin(
+    pmu: PhysicalPmu, counter: Counter, kind: int, modes: int, value: int, *, host: bool = False
+) -> None:
+    pmu.program(counter, kind, modes, host=host)
     pmu.start(counter, value)
 
 
@@ -44,6 +46,16 @@ def test_a_counter_counts_only_in_its_modes(modes: int, counted: int) -> None:
     pmu = PhysicalPmu()
     begin(pmu, gp(pmu), BRANCHES, modes, 0)
     pmu.retire(vector(branches=3, cycles=99), vector(branches=40))
+    assert gp(pmu).value == counted
+
+
+@pytest.mark.parametrize(("host", "counted"), [(False, 3), (True, 503)])
+def test_what_the_host_retires_counts_only_where_it_is_not_excluded(
+    host: bool, counted: int
+) -> None:
+    pmu = PhysicalPmu()
+    begin(pmu, gp(pmu), BRANCHES, MODE_USER, 0, host=host)
+    pmu.retire(vector(branches=3), vector(branches=40), vector(branches=500, cycles=7))
     assert gp(pmu).value == counted
 
 

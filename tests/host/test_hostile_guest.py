@@ -41,8 +41,8 @@ REPLY_WORDS = {
 REASONS = [reason for reason in ExitReason if reason < ExitReason.FLOOR]
 VALUES = [
     0, 1, 5, U64, 1 << 48, (1 << 48) - 1, (1 << 48) - 3, 1 << 63, 0x5300C4, 0x53412E, 0x5377C4,
-    0x1300C4, 0xBB, 0xBBB, 0xBF, 0x400, 0x10400, 0x7_0000_00FF, 0x3_0000_0003, 1 << 32, 0x1001,
-    0x1103, 0x3003, 0x4101, 3,
+    0x1300C4, 0xBB, 0xBBB, 0xBF, 0x400, 0x10400, 0x41, 0x7_0000_00FF, 0x3_0000_0003, 1 << 32,
+    0x1001, 0x1103, 0x3003, 0x4101, 3,
 ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def scribble(rng: random.Random, window: memoryview) -> None:
 
 
 def send(rng: random.Random, machine: Any) -> None:
-    reason = rng.choice((*REASONS, ExitReason.MSR_WRITE, ExitReason.EXCEPTION_NMI))
+    reason = rng.choice((*REASONS, *(ExitReason.MSR_WRITE, ExitReason.EXCEPTION_NMI) * 2))
     address, value = some_address(rng), some_value(rng)
     if reason == ExitReason.RDPMC:
         address = rng.choice((0, 1, 1 << 30, 1 << 31, 9, address))

@@ -168,8 +168,8 @@ def test_a_missing_register_and_another_version_are_refused(new_machine: New, pa
     fewer = {address: value for address, value in state.registers.items() if address != 0x38F}
     with pytest.raises(UsageError, match=r"register 0x38f is missing"):
         restore(new_machine().host, replace(state, registers=fewer))
-    with pytest.raises(UsageError, match=r"version 2, this host reads 1"):
-        restore(new_machine().host, replace(state, version=2))
+    with pytest.raises(UsageError, match=r"version 1, this host reads 2"):
+        restore(new_machine().host, replace(state, version=1))
 
 
 @pytest.mark.rule("SAV-4", "END-2")

@@ -30,8 +30,16 @@ class Host:
         self.perf = PerfContext(self.pmu)
         self.overflows: list[str] = []
 
-    def create(self, kind: int | None = BRANCHES, period: int = 100, name: str = "a") -> PerfEvent:
-        event = self.perf.create(Attr(kind, MODE_USER), period, lambda: self.overflows.append(name))
+    def create(
+        self,
+        kind: int | None = BRANCHES,
+        period: int = 100,
+        name: str = "a",
+        *,
+        pinned: bool = True,
+    ) -> PerfEvent:
+        attr = Attr(kind, MODE_USER, pinned=pinned)
+        event = self.perf.create(attr, period, lambda: self.overflows.append(name))
         assert event is not None
         return event
 
@@ -233,3 +241,69 @@ def test_a_released_event_frees_its_counter() -> None:
     host.perf.release(host.create())
     assert host.pmu.started == []
     assert host.create().state is State.ACTIVE
+
+
+def test_without_a_free_counter_an_event_that_is_not_pinned_waits_and_is_not_in_error() -> None:
+    host = Host(PhysicalPmu(gp=1, fixed=0))
+    first, second = host.create(), host.create(pinned=False)
+    assert second.state is State.OFF
+    host.perf.disable(first)
+    host.perf.enable(second)
+    assert second.state is State.ACTIVE
+
+
+def test_a_thread_that_is_scheduled_out_counts_nothing_and_goes_on_where_it_was() -> None:
+    host = Host()
+    event = host.create(period=100)
+    host.retire(30)
+    events = host.perf.sched_out()
+    assert (events, event.state) == ([event], State.OFF)
+    host.retire(500)
+    host.perf.sched_in(events, host.pmu)
+    host.retire(69)
+    assert (host.perf.read_value(event), host.overflows) == (99, [])
+    host.retire(1)
+    assert host.overflows == ["a"]
+
+
+def test_what_comes_to_another_cpu_is_placed_on_its_counters_each_once() -> None:
+    host = Host()
+    events = [host.create(), host.create(INSTRUCTIONS), host.create(CYCLES)]
+    paused = host.create()
+    host.perf.pause(paused)
+    host.retire(30)
+    other = PhysicalPmu()
+
+    def move() -> None:
+        host.perf.sched_in(host.perf.sched_out(), other)
+
+    assert host.cost(move) == ([0] * len(CALL_KINDS), 0, 3)
+    assert (host.pmu.started, len(other.started)) == ([], 3)
+    assert [event.counter in other.counters for event in events] == [True] * 3
+    host.pmu = other
+    host.retire(5)
+    assert host.perf.read_value(events[0]) == 35
+    host.perf.enable(paused)
+    assert paused.counter in other.counters, "not on the one that it had on the other CPU"
+
+
+def test_a_pinned_event_that_finds_the_other_cpu_full_is_in_error_there() -> None:
+    host = Host()
+    event = host.create()
+    other = PhysicalPmu(gp=1, fixed=0)
+    full = Host(other)
+    full.create()
+    host.perf.sched_in(host.perf.sched_out(), other)
+    assert event.state is State.ERROR
+    host.perf.sched_in(host.perf.sched_out(), host.pmu)
+    assert event.state is State.ERROR, "until it is enabled again"
+    host.perf.pause(event)
+    host.perf.enable(event)
+    assert event.state is State.ACTIVE
+
+
+def test_a_released_event_is_gone_from_its_context() -> None:
+    host = Host()
+    event = host.create()
+    host.perf.release(event)
+    assert host.perf.events == []

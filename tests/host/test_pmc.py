@@ -25,17 +25,22 @@ def test_the_period_is_what_is_left_to_the_wrap(value: int, period: int) -> None
     assert sample_period(Pmc(0, MASK), value) == period
 
 
+def guest_only(kind: int | None, modes: int) -> Attr:
+    """What KVM always asks for."""
+    return Attr(kind, modes, pinned=True, exclude_host=True, exclude_idle=True)
+
+
 @pytest.mark.parametrize(
     ("eventsel", "attr", "interrupts"),
     [
-        (EN | INT | USR | 0xC4, Attr(BRANCHES, MODE_USER), True),
-        (EN | OS | 0xC4, Attr(BRANCHES, MODE_KERNEL), False),
-        (EN | USR | OS | 0xC4, Attr(BRANCHES, MODE_USER | MODE_KERNEL), False),
-        (EN | 0xC4, Attr(BRANCHES, 0), False),
-        (EN | USR | 0x1C4, Attr(None, MODE_USER), False),
-        (EN | USR | EDGE | 0xC4, Attr(None, MODE_USER), False),
-        (EN | USR | INV | 0xC4, Attr(None, MODE_USER), False),
-        (EN | USR | 1 << 24 | 0xC4, Attr(None, MODE_USER), False),
+        (EN | INT | USR | 0xC4, guest_only(BRANCHES, MODE_USER), True),
+        (EN | OS | 0xC4, guest_only(BRANCHES, MODE_KERNEL), False),
+        (EN | USR | OS | 0xC4, guest_only(BRANCHES, MODE_USER | MODE_KERNEL), False),
+        (EN | 0xC4, guest_only(BRANCHES, 0), False),
+        (EN | USR | 0x1C4, guest_only(None, MODE_USER), False),
+        (EN | USR | EDGE | 0xC4, guest_only(None, MODE_USER), False),
+        (EN | USR | INV | 0xC4, guest_only(None, MODE_USER), False),
+        (EN | USR | 1 << 24 | 0xC4, guest_only(None, MODE_USER), False),
     ],
 )
 def test_a_selector_asks_for_an_architectural_event_only_without_modifiers(
@@ -53,4 +58,4 @@ def test_a_selector_asks_for_an_architectural_event_only_without_modifiers(
 def test_a_fixed_counter_asks_for_its_own_event(nibble: int, modes: int, interrupts: bool) -> None:
     pmc = Pmc(34, MASK)
     pmc.eventsel = nibble
-    assert wanted_event(pmc) == (Attr(REF_CYCLES, modes), interrupts)
+    assert wanted_event(pmc) == (guest_only(REF_CYCLES, modes), interrupts)

@@ -20,13 +20,18 @@ def unmasked() -> PmiDelivery:
         (NMI_MODE | 0xFF, True),
         (NMI_MODE | MASKED, False),
         (0, False),
-        (0x20, False),
+        (0x0F, False),
+        (0x10, True),
+        (0x20, True),
+        (0x20 | MASKED, False),
         (0x200, False),
         (0x700, False),
         (MASKED, False),
     ],
 )
-def test_lvtpc_delivers_only_unmasked_in_nmi_mode(lvtpc: int, expected: bool) -> None:
+def test_lvtpc_delivers_only_unmasked_an_nmi_or_a_vector_that_is_not_the_processors(
+    lvtpc: int, expected: bool
+) -> None:
     assert deliverable(lvtpc) is expected
 
 
@@ -131,3 +136,50 @@ def test_a_foreign_nmi_is_no_pending_pmi() -> None:
     delivery.process_nmis(blocked=False)
     assert not delivery.pmi_pending
     assert delivery.undelivered == 0
+
+
+def fixed(vector: int = 0x40, *, masks: bool = False) -> PmiDelivery:
+    delivery = PmiDelivery(masks=masks)
+    delivery.lvtpc = vector
+    return delivery
+
+
+@pytest.mark.rule("PMI-12")
+def test_a_vector_waits_in_the_irr_once_and_is_no_nmi() -> None:
+    delivery = fixed()
+    for _ in range(3):
+        delivery.raise_pmi(in_guest=True)
+        delivery.requests = 0
+        delivery.deliver()
+    assert (delivery.irr, delivery.waiting) == (1 << 0x40, [])
+    assert (delivery.counts.raised, delivery.counts.coalesced, delivery.undelivered) == (3, 2, 1)
+    assert delivery.pmi_pending
+    assert not delivery.next_is_pmi(), "which is what freezes"
+    assert delivery.accept_vector() == 0x40
+    assert delivery.undelivered == 0
+
+
+@pytest.mark.rule("PMI-12")
+def test_the_highest_vector_goes_first_whatever_lvtpc_has_become() -> None:
+    delivery = fixed(0x31)
+    delivery.deliver()
+    delivery.write_lvtpc(0xFE)
+    delivery.deliver()
+    delivery.write_lvtpc(NMI_MODE | MASKED)
+    assert [delivery.accept_vector(), delivery.accept_vector()] == [0xFE, 0x31]
+
+
+@pytest.mark.rule("PMI-4")
+@pytest.mark.parametrize("masks", [False, True])
+def test_delivery_masks_lvtpc_by_era_in_fixed_mode_too(masks: bool) -> None:
+    delivery = fixed(masks=masks)
+    delivery.deliver()
+    assert delivery.lvtpc == (0x40 | MASKED if masks else 0x40)
+    assert not delivery.freezes
+
+
+def test_reset_and_init_empty_the_irr() -> None:
+    delivery = fixed()
+    delivery.deliver()
+    delivery.reset()
+    assert (delivery.irr, delivery.undelivered) == (0, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from pvpmu.host import vmm
 from pvpmu.host.filter import Action, EventFilter
-from pvpmu.shared import page
+from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BRANCHES, CYCLES
@@ -158,6 +158,66 @@ def test_the_hosts_own_events_can_leave_a_guest_counter_without_one(new_machine:
     machine.write(msr.GLOBAL_CTRL, 0)
     machine.write(msr.GLOBAL_CTRL, ALL_ON)
     assert window[page.NOT_COUNTING] == 0
+
+
+def live(machine: Any) -> dict[int, int]:
+    """Distances of the live entries by event kind, as the guest loads them."""
+    slot, at = machine.slot, exits.LIVE_AT
+    pairs = range(at, at + 2 * slot[exits.LIVE_COUNT], 2)
+    return {slot[place] & 0xFF: slot[place + 1] for place in pairs}
+
+
+def test_a_vcpu_counts_on_exactly_on_another_physical_cpu(new_machine: New) -> None:
+    machine = new_machine(paged=False)
+    machine.run_four()
+    machine.nmi(branches=10, cycles=20)
+    for _ in range(3):
+        old, version = machine.host.hardware, machine.slot[exits.LIVE_VERSION]
+        vmm.move(machine.host)
+        enter(machine)
+        assert machine.host.hardware is not old
+        assert (old.started, len(machine.host.hardware.started)) == ([], 4)
+        assert machine.slot[exits.LIVE_VERSION] != version
+    assert (live(machine)[BRANCHES], live(machine)[CYCLES]) == (990, 980)
+    assert machine.nmi(branches=990) == INJECT_NMI
+    assert machine.read(msr.GLOBAL_STATUS) == 1
+    assert machine.read(0x4C1) == 0
+
+
+def test_the_hosts_own_events_stay_on_their_cpu(new_machine: New) -> None:
+    machine = new_machine()
+    assert vmm.load(machine.host, [BRANCHES] * 8 + [CYCLES] * 3) == 9
+    machine.run_four()
+    window = machine.register()
+    assert window[page.NOT_COUNTING] == 0b11 | 1 << 33
+    vmm.move(machine.host)
+    machine.write(msr.GLOBAL_CTRL, 0)
+    machine.write(msr.GLOBAL_CTRL, ALL_ON)
+    assert window[page.NOT_COUNTING] == 0
+    vmm.move(machine.host)
+    enter(machine)
+    assert window[page.NOT_COUNTING] == 0b11 | 1 << 33, "pinned events that found no counter"
+
+
+def test_lazy_release_looks_when_the_thread_moves(paged: Paged) -> None:
+    paged.stop()
+    paged.page[page.EVTSEL] = 0
+    for _ in range(2):
+        vmm.move(paged.host)
+    assert paged.host.vpmu.gp[0].event is None
+    assert paged.host.vpmu.gp[1].event is not None
+
+
+def test_neither_the_hosts_work_nor_idle_time_counts_in_the_guest(new_machine: New) -> None:
+    machine = new_machine(paged=False)
+    assert vmm.load(machine.host, [CYCLES, BRANCHES]) == 2
+    machine.run_four()
+    own = [event.counter for event in machine.host.own_events.events]
+    before = [counter.value for counter in own]
+    vmm.work(machine.host, [500] * 7)
+    vmm.idle(machine.host, 100)
+    assert [counter.value - value for counter, value in zip(own, before, strict=True)] == [600, 500]
+    assert [machine.read(address) for address in (0x4C1, 0x4C2, 0x309, 0x30A)] == [START] * 4
 
 
 @pytest.mark.rule("SAV-7")
