@@ -26,7 +26,8 @@ PRINTS = {"conformance/console.py"}
 BOTH_SIDES = {
     f"conformance/{name}.py"
     for name in (
-        "hostcalls", "inline", "machine", "mutants_guest", "mutants_host", "process", "window",
+        "hostcalls", "inline", "machine", "mutants_guest", "mutants_host",
+        "mutants_kvm", "process", "window",
     )
 }  # fmt: skip
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}

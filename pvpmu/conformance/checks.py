@@ -42,8 +42,9 @@ def add_commands(actions: Any) -> None:  # argparse names the type privately
         "selftest",
         help="broken hosts and guests: does the kit catch each?",
         description="Runs the vectors on this project's host and guest with one deliberate "
-        "mistake at a time, until one fails. Exit status: 0 every mistake is caught and the "
-        "machine without one passes the same vectors, 1 otherwise.",
+        "mistake at a time, until one fails. A mistake that raises is broken, and neither caught "
+        "nor survives. Exit status: 0 every mistake is caught and the machine without one passes "
+        "the same vectors, 1 otherwise.",
     )
     selftest.set_defaults(command=_selftest)
     selftest.add_argument("name", nargs="*", metavar="NAME", help="mutants or globs of them (all)")
@@ -106,16 +107,22 @@ def _selftest(args: argparse.Namespace) -> int:
     for mutant in mutants:
         result = catch(mutant, vectors)
         by = f"caught by {result.by} on {result.path}" if result.by else "SURVIVES"
+        by = "BROKEN" if result.broken else by
         print(f"{mutant.name:<20} {mutant.role:<6} {by:<34} {mutant.mistake}", flush=True)
         results.append(result)
-    survived = [result.mutant.name for result in results if not result.by]
+    survived = [result.mutant.name for result in results if not result.by and not result.broken]
+    broken = [result for result in results if result.broken]
     bad = failures(results)
     for line in bad:
         print(f"fails without a mistake: {line}", file=sys.stderr)
     if survived:
         print(f"survive: {', '.join(survived)}", file=sys.stderr)
-    print(f"{len(results)} mutants, {len(results) - len(survived)} caught, {len(survived)} survive")
-    return 1 if survived or bad else 0
+    for result in broken:
+        print(f"{result.mutant.name} is no mistake but broken: {result.broken}", file=sys.stderr)
+    caught = len(results) - len(survived) - len(broken)
+    text = f"{len(results)} mutants, {caught} caught, {len(survived)} survive"
+    print(f"{text}, {len(broken)} broken" if broken else text)
+    return 1 if survived or broken or bad else 0
 
 
 def _inline() -> Target:

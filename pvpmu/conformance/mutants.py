@@ -9,24 +9,30 @@ from fnmatch import fnmatchcase
 from pvpmu.conformance.inline import InlineTarget
 from pvpmu.conformance.mutants_guest import GUEST
 from pvpmu.conformance.mutants_host import HOST
+from pvpmu.conformance.mutants_kvm import KVM
 from pvpmu.conformance.mutation import Mutant, in_force
 from pvpmu.conformance.runner import RunConfig, Runner
 from pvpmu.conformance.vector import Vector
 from pvpmu.conformance.verdict import Verdict
 from pvpmu.shared.errors import UsageError
 
-MUTANTS: tuple[Mutant, ...] = (*HOST, *GUEST)
+MUTANTS: tuple[Mutant, ...] = (*HOST, *KVM, *GUEST)
 _LIMIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """What became of a mutant: ``by`` is the first vector that failed, empty if it survives."""
+    """What became of a mutant: ``by`` is the first vector that failed, empty if none did.
+
+    ``broken``: what went wrong instead, where the mistake raised (its own code is wrong, or no
+    longer fits what it replaces); such a mutant says nothing about the vectors.
+    """
 
     mutant: Mutant
     by: str
     path: str
     tried: tuple[Vector, ...]
+    broken: str = ""
 
 
 def chosen(names: Sequence[str]) -> list[Mutant]:
@@ -42,7 +48,10 @@ def chosen(names: Sequence[str]) -> list[Mutant]:
 
 
 def catch(mutant: Mutant, vectors: Sequence[Vector]) -> Caught:
-    """Run vectors on the broken machine, likely ones first, up to the first that fails."""
+    """Run vectors on the broken machine, likely ones first, up to the first that fails.
+
+    A case that ends in an error ends it as well: it is no vector that failed.
+    """
     likely = [v for v in vectors if any(fnmatchcase(v.id, each) for each in mutant.likely)]
     rest = [vector for vector in vectors if vector not in likely]
     tried: list[Vector] = []
@@ -50,7 +59,12 @@ def catch(mutant: Mutant, vectors: Sequence[Vector]) -> Caught:
         runner = Runner(InlineTarget, RunConfig(limit_s=_LIMIT_S))
         for vector in (*likely, *rest):
             tried.append(vector)
-            for result in runner.run_vector(vector):
+            results = runner.run_vector(vector)
+            for result in results:
+                if result.verdict is Verdict.ERROR:
+                    broken = f"{result.id} on {result.path}: {result.reason}"
+                    return Caught(mutant, "", "", tuple(tried), broken)
+            for result in results:
                 if result.verdict is Verdict.FAIL:
                     return Caught(mutant, vector.id, result.path, tuple(tried))
     return Caught(mutant, "", "", tuple(tried))

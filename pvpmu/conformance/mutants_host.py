@@ -1,4 +1,4 @@
-"""Broken hosts: each mistake replaces one method of this project's host."""
+"""Broken hosts: each mistake replaces one method of the page's host half, or of the vCPU's exit."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from typing import Any
 
 from pvpmu.conformance.mutants_guest import DIRTY, marks_dirty
 from pvpmu.conformance.mutation import Mutant, was
+from pvpmu.conformance.mutation import host_mutant as _host
 from pvpmu.guest.msr import Seam
 from pvpmu.host import migrate, registrar
-from pvpmu.host import vpmu as vpmu_module
 from pvpmu.host.counters import Counters
-from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.vcpu import HostVcpu
-from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import page
-from pvpmu.shared.cpuid import LVT_MASKED
 from pvpmu.shared.page import TURN_FIRST
 from pvpmu.shared.units import U64_MASK
 
@@ -28,14 +25,11 @@ _turn_values = was(HostPage, "_turn_values")
 _apply = was(HostPage, "_apply")
 _note_pmi = was(HostPage, "note_pmi")
 _commit = was(HostPage, "commit")
-_write_lvtpc = was(PmiDelivery, "write_lvtpc")
-_deliver = was(PmiDelivery, "deliver")
 _inject = was(HostVcpu, "_inject")
 _deliver_all = was(HostVcpu, "_deliver")
 _save = was(migrate, "save")
 _restore = was(migrate, "restore")
 _start_paused = was(Counters, "start_paused")
-_fixed_ctr_ctrl = was(Vpmu, "_write_fixed_ctr_ctrl")
 
 
 def _double_fetch(self: Any) -> bool:
@@ -122,15 +116,6 @@ def _unfiltered(self: Any) -> None:
     self._filter = chosen
 
 
-def _always_pauses(self: Any, value: int) -> bool:
-    if value & self._global_ctrl_reserved:
-        return False
-    self.global_ctrl = value
-    for pmc in self._all:
-        self.reprogram(pmc)
-    return True
-
-
 def _imports_nothing(page_half: Any) -> None:
     if page_half.running:
         page_half.take_ovf_ctrl()
@@ -148,26 +133,10 @@ def _keeps_generation(self: Any) -> None:
     self._vpmu.held = False
 
 
-def _leaves_unmasked(self: Any) -> None:
-    _deliver(self)
-    self.lvtpc &= ~LVT_MASKED
-    self.masked_here = False
-
-
 def _unmasks_all(self: Any) -> None:
     if self._lvtpc_auto:
         self._delivery.unmask()
         self.registers_changed()
-
-
-def _stores_then_refuses(self: Any, pmc: Any, value: int) -> bool:
-    if value == pmc.eventsel:
-        return True
-    self.store_eventsel(pmc, value)
-    if value & self._evtsel_reserved:
-        return False
-    self.reprogram(pmc)
-    return True
 
 
 def _forgets_pending(self: Any) -> None:
@@ -203,13 +172,6 @@ def _takes_part(self: Any) -> bool:
             if not copy[turn.offset] & turn.refused:
                 _apply(self, turn, copy[turn.offset])
     return done
-
-
-def _resends(self: Any, value: int) -> None:
-    unmasks = self.lvtpc & LVT_MASKED and not value & LVT_MASKED
-    _write_lvtpc(self, value)
-    if unmasks:
-        self.queue_nmi(pmi=True)
 
 
 def _believes_host_word(self: Any) -> bool:
@@ -251,25 +213,6 @@ def _discards(self: Any) -> None:
             self.vpmu.start_paused()
 
 
-def _interrupts_always(self: Any, **_: bool) -> None:
-    self.counts.raised += 1
-    self.queue_nmi(pmi=True)
-
-
-def _clears_every_bit(self: Any, value: int) -> bool:
-    if value & self._ovf_ctrl_reserved:
-        return False
-    self.global_status = 0
-    self.ovf_ctrl = value
-    return True
-
-
-def _no_counting_after_refusal(self: Any, value: int) -> bool:
-    for pmc in self.fixed:
-        self.pause(pmc)
-    return bool(_fixed_ctr_ctrl(self, value))
-
-
 def _imports_dirty_only(self: Any) -> bool:
     """A guest marks what it stores; the host takes what is marked."""
     dirty = self._words[DIRTY]
@@ -282,13 +225,6 @@ def _imports_dirty_only(self: Any) -> bool:
 
 def _same_generation(last: int, found: int) -> int:
     return last or found or 1
-
-
-def _host(name: str, mistake: str, owner: Any, attribute: str, wrong: Any, *likely: str) -> Mutant:
-    return Mutant(
-        name=name, role="host", mistake=mistake,
-        patches=((owner, attribute, wrong),), likely=likely,
-    )  # fmt: skip
 
 
 HOST = (
@@ -310,8 +246,6 @@ HOST = (
           _packed_indices, "CNT-02"),
     _host("sticky-status", "never takes acknowledgements", HostPage, "load_status", _sticky,
           "OVF-09"),
-    _host("status-clear-all", "a trapped OVF_CTRL clears every bit", Vpmu, "_write_ovf_ctrl",
-          _clears_every_bit, "OVF-07"),
     _host("ovf-replay", "each import does the last OVF_CTRL again", HostPage, "import_words",
           _replays, "DIF-03"),
     _host("lost-update", "a PMI's entry overwrites what the guest stored in FROZEN", HostPage,
@@ -326,8 +260,6 @@ HOST = (
           "_store_host", _early_status, "OVF-01"),
     _host("filter-bypass", "COMMIT does not ask the event filter", Counters, "start_paused",
           _unfiltered, "FLT-16/b"),
-    _host("same-value-pauses", "a same-value GLOBAL_CTRL write pauses and starts", Vpmu,
-          "_write_global_ctrl", _always_pauses, "TURN-06"),
     _host("no-import", "a trapped access in FROZEN does not import", PageRegistrar, "_import",
           staticmethod(_imports_nothing), "RPM-10"),
     _host("stale-hold", "a released hold never ends at an import", HostPage, "import_words",
@@ -336,16 +268,8 @@ HOST = (
           _keeps_generation, "LIFE-02"),
     _host("same-generation", "a new registration keeps its number", registrar,
           "next_generation", _same_generation, "LIFE-01"),
-    _host("lvtpc-unmasked", "delivery does not mask LVTPC where its era does", PmiDelivery,
-          "deliver", _leaves_unmasked, "PMI-01/*"),
     _host("auto-unmasks-guest", "LVTPC_AUTO clears a mask that the guest set", HostPage, "commit",
           _unmasks_all, "AUTO-02/*"),
-    _host("no-sign-extension", "a trapped legacy write is not sign-extended", vpmu_module,
-          "sign_extended", lambda value: value & 0xFFFF_FFFF, "WID-02/b"),
-    _host("fault-with-effect", "a selector that is #GP is stored all the same", Vpmu,
-          "_write_eventsel", _stores_then_refuses, "MSR-05/a"),
-    _host("fault-pauses", "a FIXED_CTR_CTRL write pauses before it is checked", Vpmu,
-          "_write_fixed_ctr_ctrl", _no_counting_after_refusal, "TURN-06"),
     _host("pmi-lost-at-commit", "COMMIT forgets a PMI that waits", HostPage, "commit",
           _forgets_pending, "TURN-17"),
     _host("save-without-import", "saves what the page had before", migrate, "save", _saves_old,
@@ -356,8 +280,6 @@ HOST = (
           "PVP-11"),
     _host("partial-commit", "a refused COMMIT takes the good words", HostPage, "import_words",
           _takes_part, "TURN-18"),
-    _host("resend-on-unmask", "unmasking LVTPC sends a PMI", PmiDelivery, "write_lvtpc", _resends,
-          "PMI-02"),
     _host("believes-own-word", "reads its own words back from the page", HostPage, "import_words",
           _believes_host_word, "TURN-13"),
     _host("counts-in-hold", "a freeze does not stop the counters", HostPage, "freeze_now",
@@ -370,6 +292,4 @@ HOST = (
           _counts_all_nmis, "HOLD-09"),
     _host("init-discards", "INIT throws the page's newer words away", PageRegistrar,
           "end_registration", _discards, "LIFE-06"),
-    _host("status-interrupts", "raises a PMI with LVTPC masked", PmiDelivery, "raise_pmi",
-          _interrupts_always, "PMI-02"),
 )  # fmt: skip

@@ -42,3 +42,13 @@ def was(owner: Any, attribute: str) -> Callable[..., Any]:
     """The right one, for a mistake that calls it."""
     found: Callable[..., Any] = getattr(owner, attribute)
     return found
+
+
+def host_mutant(
+    name: str, mistake: str, owner: Any, attribute: str, wrong: Any, *likely: str
+) -> Mutant:
+    """A broken host with one patch."""
+    return Mutant(
+        name=name, role="host", mistake=mistake,
+        patches=((owner, attribute, wrong),), likely=likely,
+    )  # fmt: skip

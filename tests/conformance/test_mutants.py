@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pvpmu.cli import run
 from pvpmu.conformance.mutants import MUTANTS, catch, chosen, failures
-from pvpmu.conformance.mutation import Mutant, in_force
+from pvpmu.conformance.mutation import Mutant, host_mutant, in_force
 from pvpmu.conformance.vector import Vector
+from pvpmu.host.pvpage import HostPage
 from pvpmu.shared.errors import UsageError
 
 
@@ -20,6 +23,7 @@ def test_there_are_enough_of_both_roles() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_vector_catches_it(mutant: Mutant, vectors: list[Vector]) -> None:
     result = catch(mutant, vectors)
+    assert not result.broken
     assert result.by, f"{mutant.name} survives: {mutant.mistake}"
     assert failures([result]) == []
 
@@ -58,6 +62,31 @@ def test_the_command_fails_if_one_survives(
     captured = capsys.readouterr()
     assert "SURVIVES" in captured.out
     assert captured.err == "survive: no-import\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda _: undefined,  # noqa: F821 (that is the mistake)
+        lambda: None,
+        lambda self: self.gone,
+    ],
+    ids=["name", "type", "attr"],
+)
+def test_a_mutant_that_raises_is_broken_and_neither_caught_nor_survives(
+    wrong: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from pvpmu.conformance import mutants
+
+    broken = host_mutant("broken", "raises", HostPage, "load_status", wrong, "OVF-09")
+    monkeypatch.setattr(mutants, "MUTANTS", (broken, *chosen(["no-import"])))
+    assert run(["conform", "selftest"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.endswith("2 mutants, 1 caught, 0 survive, 1 broken\n")
+    assert captured.err.startswith("broken is no mistake but broken: OVF-09 on page: op ")
+    assert "Error: " in captured.err
 
 
 def test_an_unknown_mutant_is_refused() -> None:
