@@ -81,7 +81,9 @@ def _parser() -> CommandParser:
         default="process",
         help="host and guest as processes, or both inside this one (%(default)s)",
     )
-    bench.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
+    bench.add_argument(
+        "--vcpus", type=vcpu_count, metavar="N", help="(what the scenario says, mostly 1)"
+    )
     bench.add_argument("--runs", type=at_least_one, default=1, metavar="N", help="(%(default)s)")
     bench.add_argument(
         "--seed", type=integer, default=1, metavar="N", help="of the programs (%(default)s)"
@@ -142,7 +144,7 @@ def _bench(args: argparse.Namespace) -> int:
         scenario=scenario,
         designs=[design_named(name) for name in names],
         transport=args.transport,
-        vcpus=args.vcpus,
+        vcpus=args.vcpus or scenario.vcpus,
         runs=args.runs,
         seed=args.seed,
         pin=args.pin,

@@ -62,7 +62,14 @@ class InlineRun:
         return done.exits / done.count
 
 
-def _run(design: str, scenario: Scenario | str, *, seed: int = 1, capacity: int = 0) -> InlineRun:
+def _run(
+    design: str,
+    scenario: Scenario | str,
+    *,
+    seed: int = 1,
+    capacity: int = 0,
+    prepare: Callable[[GuestRun, HostVcpu], None] | None = None,
+) -> InlineRun:
     if isinstance(scenario, str):
         scenario = load_scenario(scenario)
     slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
@@ -79,6 +86,8 @@ def _run(design: str, scenario: Scenario | str, *, seed: int = 1, capacity: int 
     )
     hooks = RunHooks(recorder=recorder, sample_capacity=capacity)
     guest = GuestRun(vcpu, memory, PAGE_SIZE, scenario, seed=run_seed(seed, 0, 0), hooks=hooks)
+    if prepare is not None:
+        prepare(guest, host)
     counts = guest.run()
     assert host.result is not None
     return InlineRun(design, guest, counts, host.result, recorder)
@@ -86,7 +95,10 @@ def _run(design: str, scenario: Scenario | str, *, seed: int = 1, capacity: int 
 
 @pytest.fixture(scope="session")
 def inline() -> Callable[..., InlineRun]:
-    """Run (design name, scenario or its name, seed=..., capacity=...) and return what it left."""
+    """Run (design name, scenario or its name, seed=..., capacity=...) and return what it left.
+
+    ``prepare`` is called with guest and host before the run.
+    """
     return _run
 
 

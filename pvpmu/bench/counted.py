@@ -28,6 +28,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "page_registered": totals.page_registered,
         **{key: guest[key] for key in ("handlers", "acks", "ticks", "sched_in", "sched_out")},
         "rotations": guest["rotations"],
+        "reads": guest["reads"],
         "second_bits": guest["second_bits"],
         "exits": {
             ExitReason(reason).name: count
@@ -47,6 +48,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "exits_per_sched_in": _operation_rate(totals, "sched_in"),
         "exits_per_sched_out": _operation_rate(totals, "sched_out"),
         "exits_per_rotation": _operation_rate(totals, "rotation"),
+        "exits_per_read": _operation_rate(totals, "read"),
         "perf_calls": _calls([sum(kinds) for kinds in zip(*totals.tallies, strict=True)]),
         **{
             f"perf_calls_{place}": _calls(tally)

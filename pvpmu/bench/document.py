@@ -175,6 +175,7 @@ def _reference(reference: Reference | None) -> Json | None:
         "msr_write": reference.msr_write,
         "msr_read": reference.msr_read,
         "handler_ns": reference.handler_ns,
+        "overhead_percent": reference.overhead_percent,
     }
 
 

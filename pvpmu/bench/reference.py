@@ -16,7 +16,8 @@ class Reference:
     """One published run.
 
     ``exits``: by reason name. ``msr_write`` and ``msr_read``: by trace name. ``handler_ns``: by
-    design name.
+    design name. ``overhead_percent``: how much longer a program took with the profile, by kind of
+    virtual PMU.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Reference:
     msr_write: dict[str, int] = field(default_factory=dict)
     msr_read: dict[str, int] = field(default_factory=dict)
     handler_ns: dict[str, float] = field(default_factory=dict)
+    overhead_percent: dict[str, float] = field(default_factory=dict)
 
 
 def load_reference(name: str) -> Reference | None:

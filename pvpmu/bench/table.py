@@ -118,6 +118,7 @@ def _rates() -> Iterator[Row]:
         ("exits_per_sched_in", "sched-in"),
         ("exits_per_sched_out", "sched-out"),
         ("exits_per_rotation", "rotation"),
+        ("exits_per_read", "read of the counts"),
     ):
         yield label, _decimal(key), ""
 
@@ -173,6 +174,7 @@ def _pmis(result: Json) -> Iterator[Row]:
     yield "samples", _at("samples"), ""
     yield "throttled events", _at("throttles"), ""
     yield "rotations", _at("rotations"), ""
+    yield "reads of the counts", _at("reads"), ""
     yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""
     yield "accesses digest", lambda d: str(d["access_digest"])[:12], ""
     for event in result["designs"][0]["count_error"]:
@@ -238,7 +240,8 @@ def _wall() -> Iterator[Row]:
 
 
 def _us(*keys: str) -> Value:
-    return _time(keys, lambda ns: f"{ns / 1000:.2f}")
+    shown = _time(keys, lambda ns: f"{ns / 1000:.2f}")
+    return lambda design: shown(design) if design[keys[0]]["count"] else _MISSING
 
 
 def _ns(*keys: str) -> Value:
@@ -299,6 +302,10 @@ def _floors(result: Json) -> Iterator[str]:
 
 def _notes(result: Json) -> Iterator[str]:
     yield from (f"note: {note}" for note in result["notes"])
+    reference = result["reference"]
+    if reference is not None and reference["overhead_percent"]:
+        figures = ", ".join(f"{kind} {x} %" for kind, x in reference["overhead_percent"].items())
+        yield f"{reference['name']}: {reference['summary']}: {figures}"
     yield "modelled ns: a model's value, and the interval that its uncertain costs leave"
     for name, summary in result["models"].items():
         yield f"model {name}: {summary}"

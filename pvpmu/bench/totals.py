@@ -33,6 +33,7 @@ _GUEST_COUNTS = (
     "sched_in",
     "sched_out",
     "rotations",
+    "reads",
     "samples",
     "throttles",
 )

@@ -46,7 +46,9 @@ def _parser() -> CommandParser:
         metavar="NAME|FILE",
         help=f"one of {', '.join(scenario_names())}, or a TOML file (%(default)s)",
     )
-    parser.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--vcpus", type=vcpu_count, metavar="N", help="(what the scenario says, mostly 1)"
+    )
     parser.add_argument("--runs", type=at_least_one, default=1, metavar="N", help="(%(default)s)")
     parser.add_argument("--seed", type=integer, default=1, metavar="N", help="of the program")
     parser.add_argument(
@@ -78,7 +80,10 @@ def run(argv: list[str]) -> int:
         "runs": [],
     }
     with open_session(
-        checked_vm_name(args.name), args.vcpus, wait_s=args.wait, memory_bytes=args.memory
+        checked_vm_name(args.name),
+        args.vcpus or scenario.vcpus,
+        wait_s=args.wait,
+        memory_bytes=args.memory,
     ) as session:
         result["design"] = session.design
         for run in range(args.runs):

@@ -49,6 +49,11 @@ class PerfCore:
         """Whether an event waits for a counter, so that the multiplexing timer runs."""
         return any(context.rotate_necessary for context in self._contexts)
 
+    @property
+    def counts_now(self) -> bool:
+        """Whether an event has a counter."""
+        return any(event.on for event in self.events)
+
     def start(self, now: Ns) -> None:
         """The CPU's own events are opened, before any task has the CPU."""
         self._cpu.schedule(now)

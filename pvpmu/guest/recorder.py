@@ -28,9 +28,10 @@ OPERATIONS = (
     "sched_in",
     "sched_out",
     "rotation",
+    "read",
 )
 """``pmi``: a handler that found status bits with the PMU enabled; ``pmi_disabled``: entered with
-the PMU disabled; ``pmi_spurious``: read status 0."""
+the PMU disabled; ``pmi_spurious``: read status 0. ``read``: the counts of all events, once."""
 
 
 @dataclass(slots=True)

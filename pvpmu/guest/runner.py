@@ -13,12 +13,13 @@ from pvpmu.guest.pmu import PmuDriver
 from pvpmu.guest.recorder import RecordedAccess, Recorder
 from pvpmu.guest.scenario import Scenario
 from pvpmu.guest.script import Kind, Scripted, make_steps
+from pvpmu.guest.timers import Timers
 from pvpmu.guest.workload import Workload
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
-from pvpmu.shared.units import Ns
+from pvpmu.shared.units import NS_PER_S, Ns
 
 _PROGRESS_TICKS = 50
 
@@ -42,6 +43,7 @@ class Counts:
     sched_in: int = 0
     sched_out: int = 0
     rotations: int = 0
+    reads: int = 0
     samples: int = 0
     throttles: int = 0
     samples_digest: str = ""
@@ -110,6 +112,7 @@ class GuestRun:
             (event.number, event.hw.event.kind, event.hw) for event in self.core.events
         ]
         self.counts = Counts()
+        self._timers = _timers(scenario)
         self._settling = False
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
@@ -162,28 +165,54 @@ class GuestRun:
     # The two kinds of program ----------------------------------------------------------------
 
     def _run_workload(self, program: Workload) -> None:
-        scenario, vcpu, core = self._scenario, self._vcpu, self.core
-        tick_ns = 1_000_000_000 // scenario.hz
-        next_tick, next_mux = tick_ns, scenario.mux_us * 1000
-        switch_ns = scenario.switch_us * 1000
-        next_switch = switch_ns or scenario.duration + 1
+        duration, timers = self._scenario.duration, self._timers
         self._sched_in()
-        while program.now < scenario.duration:
-            until = min(next_tick, next_switch, scenario.duration)
-            if core.rotates:
-                until = min(until, next_mux)
-            vcpu.run_until(program.cycle_of(until))
-            if program.now >= next_tick:
-                self._tick()
-                next_tick += tick_ns
-            if core.rotates and program.now >= next_mux:
-                self._operation("rotation", lambda: core.rotate(program.now))
-                self.counts.rotations += 1
-                next_mux += scenario.mux_us * 1000
-            if program.now >= next_switch and program.now < scenario.duration:
+        while program.now < duration:
+            running = self._waited_for(program.now, tick=True)
+            self._vcpu.run_until(program.cycle_of(timers.next_of([*running, "switch"], duration)))
+            self._interrupts(program, running)
+            if timers.due("switch", program.now) and program.now < duration:
                 self._sched_out()
-                self._sched_in()
-                next_switch += switch_ns
+                self._sleep(program)
+                if program.now < duration:
+                    self._sched_in()
+
+    def _sleep(self, program: Workload) -> None:
+        """The task sleeps, if it does, and nothing else runs: HLT until the next interrupt."""
+        idle = self._scenario.idle
+        if idle is None:
+            return
+        until = min(program.now + idle.sleep_us * 1000, self._scenario.duration)
+        while program.now < until:
+            waking = self._waited_for(program.now, tick=idle.ticks)
+            self._vcpu.exit(ExitReason.HLT)
+            program.pass_time(self._timers.next_of(waking, until) - program.now)
+            self._interrupts(program, waking)
+        self._timers.skip("tick", program.now)
+        self._timers.restart("switch", program.now)
+
+    def _waited_for(self, now: Ns, *, tick: bool) -> list[str]:
+        """The timers that would interrupt the vCPU; those that nobody waits for do not fire."""
+        wanted = {"tick": tick, "mux": self.core.rotates, "read": self.core.counts_now}
+        for name, is_wanted in wanted.items():
+            if not is_wanted:
+                self._timers.skip(name, now)
+        return [name for name, is_wanted in wanted.items() if is_wanted]
+
+    def _interrupts(self, program: Workload, names: Sequence[str]) -> None:
+        """What is due, the tick first."""
+        now, core = program.now, self.core
+        for name in names:
+            if not self._timers.due(name, now):
+                continue
+            if name == "tick":
+                self._tick()
+            elif name == "mux":
+                self._operation("rotation", lambda: core.rotate(now))
+                self.counts.rotations += 1
+            else:
+                self._operation("read", core.read)
+                self.counts.reads += 1
 
     def _run_script(self, program: Scripted) -> None:
         vcpu = self._vcpu
@@ -258,6 +287,19 @@ class GuestRun:
                 due[number] += counts[kind]
                 if into is not None and hw.active:
                     into[number] += counts[kind]
+
+
+def _timers(scenario: Scenario) -> Timers:
+    """``switch``: from one sched-in to the sched-out."""
+    idle = scenario.idle
+    return Timers(
+        {
+            "tick": NS_PER_S // scenario.hz,
+            "mux": scenario.mux_us * 1000,
+            "read": scenario.read_us * 1000,
+            "switch": (idle.run_us if idle is not None else scenario.switch_us) * 1000,
+        }
+    )
 
 
 def _shape(cpuid: PmuCpuid) -> str:

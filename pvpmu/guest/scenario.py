@@ -8,16 +8,18 @@ from importlib import resources
 from pathlib import Path
 
 from pvpmu.guest.perf_event import EventConfig
-from pvpmu.guest.scenario_tables import MODIFIERS, Races, Rates, ScenarioEvent
+from pvpmu.guest.scenario_tables import MAX_US, MODIFIERS, Idle, Races, Rates, ScenarioEvent
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import load_toml
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import EVENTS, event_named
+from pvpmu.shared.process import MAX_VCPUS
 from pvpmu.shared.units import Ns
 
 __all__ = [
+    "Idle",
     "Races",
     "Rates",
     "Scenario",
@@ -29,13 +31,15 @@ __all__ = [
 
 _FOLDER = "scenarios"
 _BOUNDS = {
-    "duration_us": (1, 1_000_000_000),
+    "duration_us": (1, MAX_US),
     "hz": (1, 1_000_000),
     # A millisecond of phase needs a cycle.
     "cpu_hz": (1000, 100_000_000_000),
     "max_sample_rate": (1, 1_000_000_000),
-    "switch_us": (0, 1_000_000_000),
-    "mux_us": (1, 1_000_000_000),
+    "switch_us": (0, MAX_US),
+    "mux_us": (1, MAX_US),
+    "read_us": (0, MAX_US),
+    "vcpus": (1, MAX_VCPUS),
 }
 """What a run can be asked for: beyond it nobody waits for the end, or words overflow."""
 
@@ -46,9 +50,10 @@ class Scenario:
 
     ``duration_us``: guest clock of one run. ``hz``: timer ticks per second. ``cpu_hz``: cycles per
     second. ``switch_us``: the task is switched out and in again after every so long (0: never).
-    ``mux_us``: rotation interval when events outnumber counters. ``gp``, ``fixed``, ``width``:
-    the guest's PMU. ``reference``: the published measurement to print beside ours. ``notes``:
-    what a reader of the results must know.
+    ``mux_us``: rotation interval when events outnumber counters. ``read_us``: another process reads
+    the counts this often (0: never). ``vcpus``: how many run it unless asked otherwise. ``gp``,
+    ``fixed``, ``width``: the guest's PMU. ``reference``: the published measurement to print beside
+    ours. ``notes``: what a reader of the results must know.
     """
 
     name: str
@@ -60,11 +65,14 @@ class Scenario:
     max_sample_rate: int = 10_000
     switch_us: int = 0
     mux_us: int = 1000
+    read_us: int = 0
+    vcpus: int = 1
     gp: int = 8
     fixed: int = 3
     width: int = 48
     workload: Rates | None = None
     script: ScriptCounts | None = None
+    idle: Idle | None = None
     races: Races = field(default_factory=Races)
     reference: str = ""
     notes: tuple[str, ...] = ()
@@ -81,7 +89,15 @@ class Scenario:
             _ = self.cpuid
         except UsageError as error:
             raise ValueError(str(error)) from None
+        self._check_times()
         self._check_events()
+
+    def _check_times(self) -> None:
+        given = [name for name in ("switch_us", "read_us", "idle") if getattr(self, name)]
+        if self.script is not None and given:
+            raise ValueError(f"{given[0]} needs [workload]: a script says itself what happens when")
+        if self.idle is not None and self.switch_us:
+            raise ValueError("switch_us and [idle] exclude each other: a task that sleeps switches")
 
     def _check_events(self) -> None:
         if not self.events:

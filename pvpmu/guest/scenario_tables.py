@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pvpmu.guest.perf_event import EventConfig
 from pvpmu.shared.events import BY_NAME, EVENTS, Event
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.units import Cycles
 
+MAX_US = 1_000_000_000
+"""The longest time in a scenario: nobody waits for more."""
 _MAX_WINDOW = 1_000_000_000
 _MAX_PHASES = 100_000
 _MAX_PHASE_MS = 1_000_000
 _MAX_RATE = 1_000_000_000_000
 
-Modes = Literal["both", "user", "kernel"]
 _BITMAPS = {"both": MODE_USER | MODE_KERNEL, "user": MODE_USER, "kernel": MODE_KERNEL}
 MODIFIERS = {"both": "", "user": ":u", "kernel": ":k"}
 """The modes as perf writes them behind an event's name."""
@@ -33,13 +33,15 @@ class ScenarioEvent:
     frequency: int = 0
     period: int = 0
     initial_period: int = 1
-    modes: Modes = "both"
+    modes: str = "both"
     pinned: bool = False
     per_cpu: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in BY_NAME:
             raise ValueError(f"unknown event {self.name!r}; known: {', '.join(BY_NAME)}")
+        if self.modes not in _BITMAPS:
+            raise ValueError(f"modes {self.modes!r} is none of {', '.join(_BITMAPS)}")
         if self.frequency and self.period:
             raise ValueError(f"event {self.name!r} has both a frequency and a period")
         if min(self.frequency, self.period, self.initial_period - 1) < 0:
@@ -99,3 +101,20 @@ class Races:
         for name in ("pmi_skid", "injection_latency", "handler_tail"):
             if not 0 <= getattr(self, name) <= _MAX_WINDOW:
                 raise ValueError(f"{name} {getattr(self, name)} is outside 0..{_MAX_WINDOW} cycles")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """A task that mostly sleeps: it runs for ``run_us``, then sleeps for ``sleep_us``, and so on.
+
+    ``ticks``: the timer ticks on while nothing runs, as without NO_HZ_IDLE.
+    """
+
+    run_us: int
+    sleep_us: int
+    ticks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("run_us", "sleep_us"):
+            if not 1 <= getattr(self, name) <= MAX_US:
+                raise ValueError(f"{name} {getattr(self, name)} is outside 1..{MAX_US}")

@@ -61,12 +61,13 @@ class Workload:
         self._rates = phases[0].rates
         self._fractions = [0] * KINDS
         self._instructions = 0
+        self._halted: Ns = 0
         self.cycles: Cycles = 0
 
     @property
     def now(self) -> Ns:
         """Guest clock: nanoseconds since start."""
-        return self.cycles * NS_PER_S // self._hz
+        return self._halted + self.cycles * NS_PER_S // self._hz
 
     @property
     def ip(self) -> int:
@@ -81,7 +82,11 @@ class Workload:
 
     def cycle_of(self, when: Ns) -> Cycles:
         """First cycle at which the guest clock reads at least ``when``."""
-        return -(-when * self._hz // NS_PER_S)
+        return -(-(when - self._halted) * self._hz // NS_PER_S)
+
+    def pass_time(self, elapsed: Ns) -> None:
+        """Let the guest clock go on while the program does not run: nothing retires."""
+        self._halted += elapsed
 
     def cycles_until(self, kind: int, count: int) -> Cycles | None:
         """Cycles until ``count`` more of ``kind`` have retired in this phase's rates."""

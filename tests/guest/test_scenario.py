@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvpmu.guest.scenario import (
+    Idle,
     Races,
     Rates,
     Scenario,
@@ -239,6 +240,17 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
         ("duration_us = 1000", "duration_us = 1000\nmax_sample_rate = 3999",
          ("line 1: field -: event 'cpu-cycles': frequency 4000 Hz is above max_sample_rate "
           "3999 Hz")),
+        ("duration_us = 1000", "duration_us = 1000\nread_us = -1",
+         "line 4: field read_us: read_us -1 is outside 0..1000000000"),
+        ("duration_us = 1000", "duration_us = 1000\nvcpus = 0",
+         "line 4: field vcpus: vcpus 0 is outside 1..1024"),
+        ("[races]", "[idle]\nrun_us = 0\nsleep_us = 9\n[races]",
+         "line 23: field idle.run_us: run_us 0 is outside 1..1000000000"),
+        ("duration_us = 1000",
+         "duration_us = 1000\nswitch_us = 5\nidle = { run_us = 1, sleep_us = 1 }",
+         "line 4: field switch_us: switch_us and [idle] exclude each other: a task that sleeps switches"),  # noqa: E501
+        ("period = 1000", 'modes = "none"',
+         "line 11: field events[1].modes: modes 'none' is none of both, user, kernel"),
         ("duration_us = 1000", 'duration_us = "long"',
          "line 3: field duration_us: Expected `int`, got `str`"),
     ],
@@ -266,6 +278,8 @@ def test_a_wrong_field_is_named_with_its_line(
          "line 9: field script: the numbers of a script must not be negative"),
         ("coincident = 0", "coincident = 2",
          "line 14: field script.coincident: coincident 2 needs at least two events"),
+        ("duration_us = 1000", "duration_us = 1000\nread_us = 5",
+         "line 4: field read_us: read_us needs [workload]: a script says itself what happens when"),
         ("[3]", "[3, 3]", "line 1: field -: script.overflows has 2 entries for 1 events"),
     ],
 )  # fmt: skip
@@ -323,7 +337,7 @@ def test_the_documented_scenario_files_load_and_name_every_field(tmp_path: Path)
     top, _, _ = blocks[0].partition("[workload]")
     path.write_text(top + '[[events]]\nname = "cache-misses"\n' + blocks[1].replace("591", "59"))
     assert load_scenario(str(path)).script is not None
-    for kind in (Scenario, ScenarioEvent, Rates, Races, ScriptCounts):
+    for kind in (Scenario, ScenarioEvent, Rates, Races, Idle, ScriptCounts):
         for field in fields(kind):
             assert field.name in text
 

@@ -1,0 +1,161 @@
+"""What each shipped scenario is for, on shortened copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pvpmu.guest.scenario import Scenario, load_scenario
+from pvpmu.shared.tally import calls
+
+DESIGNS = ("trap-5.14", "trap", "page")
+
+Inline = Callable[..., Any]
+
+
+def short(name: str, ms: int, **changes: Any) -> Scenario:
+    """The shipped scenario, ``ms`` milliseconds of it."""
+    return replace(load_scenario(name), duration_us=ms * 1000, **changes)
+
+
+def calls_of(operation: str, made: list[int]) -> Callable[[Any, Any], None]:
+    """Note in ``made`` the host perf calls of each run of the guest perf core's ``operation``."""
+
+    def prepare(guest: Any, host: Any) -> None:
+        original = getattr(guest.core, operation)
+
+        def counted(*args: Any) -> None:
+            before = sum(map(calls, host.stats.tallies))
+            original(*args)
+            made.append(sum(map(calls, host.stats.tallies)) - before)
+
+        setattr(guest.core, operation, counted)
+
+    return prepare
+
+
+# multiplex-10 ------------------------------------------------------------------------------------
+
+
+def test_ten_events_take_turns_on_seven_counters(inline: Inline) -> None:
+    run = inline("page", short("multiplex-10", 30))
+    assert run.counts.rotations == 30
+    assert run.counts.count_error == [0] * 10
+    # Everybody had a counter, nobody all the time, and the truth is found again by scaling.
+    for count, running, due in zip(
+        run.counts.count, run.counts.running_ns, run.counts.due, strict=True
+    ):
+        assert 0 < running < 30_000_000
+        if due > 1000:
+            assert count * 30_000_000 // running == pytest.approx(due, rel=0.15)
+
+
+def test_a_rotation_is_two_exits_with_a_page_and_dozens_of_calls_without_is_paused(
+    inline: Inline,
+) -> None:
+    exits, per_rotation = {}, {}
+    for design in DESIGNS:
+        made: list[int] = []
+        run = inline(design, short("multiplex-10", 20), prepare=calls_of("rotate", made))
+        exits[design] = run.exits_per("rotation")
+        per_rotation[design] = sum(made) / len(made)
+        assert len(made) == run.counts.rotations == 20
+    assert exits["page"] == 2
+    assert exits["trap"] == exits["trap-5.14"] > 30
+    # A rotation is worth three handlers: that is where the mail sees calls become more severe.
+    assert per_rotation["trap-5.14"] > 60
+    assert per_rotation["trap"] < 0.6 * per_rotation["trap-5.14"]
+    assert per_rotation["page"] <= per_rotation["trap"]
+
+
+# six-events-F1000, ten-events-F1000 --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "rotations"), [("six-events-F1000", 6, 0), ("ten-events-F1000", 10, 15)]
+)
+def test_the_mediated_pmus_workloads(
+    inline: Inline, name: str, events: int, rotations: int
+) -> None:
+    run = inline("trap", short(name, 15))
+    counts = run.counts
+    assert len(counts.count) == events
+    assert counts.rotations == rotations
+    # perf -a: the events are the CPU's, so that the task's sched-in touches nothing.
+    assert counts.sched_in == 1
+    assert run.exits_per("sched_in") == 0
+    share = min(events, 9) / events
+    assert counts.samples == pytest.approx(15 * events * share, abs=events)
+    assert counts.running_ns == (
+        [15_000_000] * 6 if events == 6 else pytest.approx([13_500_000] * 10, abs=1_000_000)
+    )
+
+
+# watchdog ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("design", "each"), [("trap", (12, 11)), ("page", (2, 2))])
+def test_beside_a_watchdog_a_context_switch_is_two_exits_with_a_page(
+    inline: Inline, design: str, each: tuple[int, int]
+) -> None:
+    run = inline(design, short("watchdog", 25))
+    assert (run.exits_per("sched_in"), run.exits_per("sched_out")) == each
+    alone = replace(short("watchdog", 25), events=short("watchdog", 25).events[1:])
+    assert inline("page", alone).exits_per("sched_in") == 1
+    # It never overflows, and misses no cycle, whatever the task does.
+    assert run.counts.count[0] == run.counts.due[0] == 25_000 * 2500
+    assert run.counts.running_ns[0] == 25_000_000
+
+
+# idle --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ticks", "halts", "ticked"), [(False, 3, 6), (True, 24, 30)])
+def test_a_sleeping_task_costs_hlt_exits_and_ticks_only_if_asked(
+    inline: Inline, ticks: bool, halts: int, ticked: int
+) -> None:
+    scenario = short("idle", 30)
+    assert scenario.idle is not None
+    run = inline("page", replace(scenario, idle=replace(scenario.idle, ticks=ticks)))
+    assert run.host.exits[12] == halts
+    assert run.counts.ticks == ticked
+    # 2 ms of every 10: nothing retires while the vCPU is halted, and no event is enabled.
+    assert run.counts.retired[0] == 6_000 * 2500
+    assert run.counts.enabled_ns == [6_000_000] * 4
+    assert (run.counts.sched_in, run.counts.sched_out) == (3, 3)
+    assert run.counts.count_error == [0] * 4
+
+
+def test_a_tick_without_events_touches_no_register(inline: Inline) -> None:
+    scenario = short("idle", 30)
+    assert scenario.idle is not None
+    quiet = inline("trap", scenario)
+    ticking = inline("trap", replace(scenario, idle=replace(scenario.idle, ticks=True)))
+    assert quiet.pmu_exits == ticking.pmu_exits
+    assert quiet.counts.samples_digest == ticking.counts.samples_digest
+
+
+# stat-only ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_reads_of_live_counters_exit_in_every_design(inline: Inline, design: str) -> None:
+    run = inline(design, short("stat-only", 40))
+    assert run.counts.reads == 4
+    assert run.exits_per("read") == 4
+    assert run.counts.samples == run.counts.handlers == 0
+    assert run.exits_per("tick") == 0
+    assert run.counts.count == run.counts.due
+    assert any("RDPMC exits" in note for note in load_scenario("stat-only").notes)
+
+
+# four-vcpus --------------------------------------------------------------------------------------
+
+
+def test_four_vcpus_is_the_mails_workload_four_times() -> None:
+    four, one = load_scenario("four-vcpus"), load_scenario("br_instr")
+    assert (four.vcpus, one.vcpus) == (4, 1)
+    assert (four.events, four.workload) == (one.events, one.workload)
