@@ -1,21 +1,18 @@
-"""``pvpmu``: bench, conform, registers, abi and cleanup."""
+"""``pvpmu``: bench, conform, sweep, registers, abi and cleanup."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pvpmu import __version__
 from pvpmu.abi.c import c_header
 from pvpmu.bench.document import document
-from pvpmu.bench.measure import BenchConfig, Progress, measure
+from pvpmu.bench.measure import BenchConfig, measure
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.conformance.cli import add_commands
@@ -25,14 +22,19 @@ from pvpmu.cost.shelf import models_named
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
-from pvpmu.shared.errors import UsageError
 from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.page import WORD_OF
-from pvpmu.shared.process import PINS, CommandParser, at_least_one, integer, run_command, vcpu_count
+from pvpmu.shared.process import (
+    PINS,
+    CommandParser,
+    at_least_one,
+    integer,
+    run_command,
+    vcpu_count,
+    writable,
+)
 from pvpmu.shared.registers import REGISTERS, register_named
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from pvpmu.sweep.cli import add_command as add_sweep
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
 _LEAST_WIDTH = 100
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """Run the command's body; raises its errors."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(argv, argparse.Namespace(argv=argv))
     command: Callable[[argparse.Namespace], int] = args.command
     return command(args)
 
@@ -103,6 +105,7 @@ def _parser() -> CommandParser:
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     add_commands(commands)
     add_cost_commands(commands)
+    add_sweep(commands, _DEFAULT_DESIGNS)
     registers = commands.add_parser(
         "registers",
         help="print the register table: names, addresses, rules, place in the page",
@@ -133,13 +136,14 @@ def _bench(args: argparse.Namespace) -> int:
     # rich takes longer to import than a worker takes to start; only this command needs it.
     from rich.console import Console  # noqa: PLC0415
 
+    from pvpmu.bench.progress import progress_on  # noqa: PLC0415
     from pvpmu.bench.table import print_result  # noqa: PLC0415
 
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
     names = list(dict.fromkeys(args.design or _DEFAULT_DESIGNS))
     models = models_named(args.cost or [DEFAULT_COST])
-    target = None if args.json is None or args.json == "-" else _writable(Path(args.json))
+    target = None if args.json is None or args.json == "-" else writable(Path(args.json))
     config = BenchConfig(
         scenario=scenario,
         designs=[design_named(name) for name in names],
@@ -151,7 +155,7 @@ def _bench(args: argparse.Namespace) -> int:
         clock=time.perf_counter_ns,
     )
     reference = load_reference(scenario.reference)
-    with _progress(Console(stderr=True)) as progress:
+    with progress_on(Console(stderr=True)) as progress:
         measured = measure(config, progress)
     result = document(config, measured, models, reference)
     text = json.dumps(result, indent=2) + "\n"
@@ -182,7 +186,7 @@ def _abi(args: argparse.Namespace) -> int:
     if args.output == "-":
         sys.stdout.write(text)
     else:
-        _writable(Path(args.output)).write_text(text, "utf-8")
+        writable(Path(args.output)).write_text(text, "utf-8")
     return 0
 
 
@@ -192,37 +196,6 @@ def _cleanup(_: argparse.Namespace) -> int:
         print(f"removed {name}")
     print(f"{len(removed)} removed, {len(kept)} in use by live owners")
     return 0
-
-
-def _writable(path: Path) -> Path:
-    """Find out now, not after minutes of measuring, that a file cannot be written."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{path}: cannot be written")
-    return path
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """A live bar on a terminal, a line per step elsewhere."""
-    if not console.is_terminal:
-        last = ""
-
-        def line(_: float, label: str) -> None:
-            nonlocal last
-            if label != last:
-                last = label
-                console.print(f"pvpmu: {label}", highlight=False, markup=False)
-
-        yield line
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task("starting hosts and guests", total=1.0)
-        yield lambda share, label: bar.update(task, completed=share, description=label)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,10 @@ PURE = (
     "host/stats.py", "host/vcpu.py",
     "shared/costs.py", "cost/file.py", "cost/fit.py", "cost/model.py", "cost/sensitivity.py",
     "cost/calibrate.py",
+    "sweep/parameters.py", "sweep/shape.py", "sweep/grid.py", "sweep/row.py",
 )  # fmt: skip
+EXTRAS = {"distributed": {"sweep/engine.py"}}
+"""Libraries that extras install, and who uses them."""
 PRINTS = {"conformance/console.py"}
 BOTH_SIDES = {
     f"conformance/{name}.py"
@@ -30,7 +34,7 @@ BOTH_SIDES = {
         "mutants_kvm", "process", "window",
     )
 }  # fmt: skip
-WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading"}
+WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading", "concurrent"}
 
 
 @cache
@@ -38,11 +42,13 @@ def _tree(file: str) -> ast.Module:
     return ast.parse((PACKAGE / file).read_text("utf-8"), filename=file)
 
 
-def _imports(file: str) -> set[str]:
+def _imports(file: str, without: Collection[int] = ()) -> set[str]:
     """Every module that the file names in an import, absolute; ``from a import b`` gives both."""
     parts = ["pvpmu", *file.removesuffix(".py").split("/")]
     found: set[str] = set()
     for node in ast.walk(_tree(file)):
+        if id(node) in without:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -50,6 +56,17 @@ def _imports(file: str) -> set[str]:
             module = ".".join(part for part in (base, node.module or "") if part)
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return found
+
+
+def _imports_at_the_top(file: str) -> set[str]:
+    """What importing the file imports: not what its functions do."""
+    inside = {
+        id(node)
+        for function in ast.walk(_tree(file))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    }
+    return _imports(file, without=inside)
 
 
 def _inside(names: set[str], *packages: str) -> set[str]:
@@ -82,8 +99,8 @@ def test_the_host_never_imports_the_guest(file: str) -> None:
 
 @pytest.mark.parametrize("file", _under("shared/"))
 def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
-    users = ("pvpmu.host", "pvpmu.guest", "pvpmu.bench", "pvpmu.conformance", "pvpmu.cost")
-    assert not _inside(_imports(file), *users)
+    users = ("host", "guest", "bench", "conformance", "cost", "sweep")
+    assert not _inside(_imports(file), *(f"pvpmu.{user}" for user in users))
 
 
 @pytest.mark.parametrize("file", sorted(set(_under("conformance/")) - BOTH_SIDES))
@@ -97,6 +114,13 @@ def test_only_what_prints_may_import_rich(file: str) -> None:
     prints = prints or Path(file).name == "cli.py"
     if not prints:
         assert not _inside(_imports(file), "rich")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_an_extra_installs_is_imported_by_one_file_when_it_is_needed(file: str) -> None:
+    assert not _inside(_imports_at_the_top(file), *EXTRAS)
+    for library, users in EXTRAS.items():
+        assert bool(_inside(_imports(file), library)) == (file in users)
 
 
 @pytest.mark.parametrize("file", PURE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import seconds
+from pvpmu.shared.process import seconds, writable
 
 if TYPE_CHECKING:
     from pvpmu.conformance.target import Target
@@ -134,7 +133,8 @@ def _run(args: argparse.Namespace) -> int:
     if list(asked.values()).count("-") > 1:
         raise UsageError("only one report can go to standard output")
     for name in asked.values():
-        _refuse_unwritable(name)
+        if name != "-":
+            writable(Path(name))
     config = RunConfig(
         path=args.path,
         profile=args.profile,
@@ -249,14 +249,3 @@ def _print_ops(operations: tuple[AnyOp, ...], indent: str) -> None:
     for number, op in enumerate(operations):
         print(f"{indent}{number:>3} {text_of(op)}")
         _print_ops(inside(op), indent + "    ")
-
-
-def _refuse_unwritable(name: str) -> None:
-    """Find out before the run that a report cannot be written."""
-    if name == "-":
-        return
-    path = Path(name)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{path}: cannot be written")

@@ -26,19 +26,40 @@ def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source}: {error}") from None
     try:
-        _refuse_unknown(raw, kind, "")
-        return msgspec.convert(raw, type=kind)
+        return _checked(raw, kind)
     except msgspec.ValidationError as error:
-        message = str(error)
-        found = _PATH.search(message)
-        path = found["path"] if found else ""
-        what = message[: found.start()] if found else message
-        unknown = _UNKNOWN.search(what)
-        path = f"{path}.{unknown['field']}" if unknown else _subject(raw, path, what)
+        path, what = _explained(raw, error)
         line = _line_of(text, path)
         raise UsageError(
             f"{source}: line {line}: field {path.lstrip('.') or '-'}: {what}"
         ) from None
+
+
+def from_table(table: object, *, source: str, kind: type[_T]) -> _T:
+    """Make ``kind`` of a table of plain values, as :func:`load_toml` does of a file.
+
+    Raises :class:`UsageError`, naming ``source`` and the field.
+    """
+    try:
+        return _checked(table, kind)
+    except msgspec.ValidationError as error:
+        path, what = _explained(table, error)
+        raise UsageError(f"{source}: field {path.lstrip('.') or '-'}: {what}") from None
+
+
+def _checked(raw: object, kind: type[_T]) -> _T:
+    _refuse_unknown(raw, kind, "")
+    return msgspec.convert(raw, type=kind)
+
+
+def _explained(raw: object, error: msgspec.ValidationError) -> tuple[str, str]:
+    """The path of the field that is wrong (``.workload.rates[1].per_s``), and what is wrong."""
+    message = str(error)
+    found = _PATH.search(message)
+    path = found["path"] if found else ""
+    what = message[: found.start()] if found else message
+    unknown = _UNKNOWN.search(what)
+    return f"{path}.{unknown['field']}" if unknown else _subject(raw, path, what), what
 
 
 def _subject(raw: object, path: str, what: str) -> str:

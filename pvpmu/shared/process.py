@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -87,6 +88,18 @@ def seconds(text: str) -> float:
     if not 0 <= value <= _MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text} s is outside 0..{_MAX_SECONDS}")
     return value
+
+
+def writable(path: Path) -> Path:
+    """``path``, if a file can be written there: better found out before minutes of work.
+
+    Raises :class:`UsageError`.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path}: cannot be written")
+    return path
 
 
 def place(pin: str, vcpus: int) -> list[tuple[int, int]]:
