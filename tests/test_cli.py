@@ -202,6 +202,7 @@ def test_processes_and_inline_give_the_same_document_but_for_time(
     assert process["designs"][0]["ratios"]["exit_to_round_trip"] > 0
     timed = {
         "handler_ns",
+        "handler_buckets",
         "handler_p50s",
         "handler_to_baseline",
         "timer_ns",

@@ -65,6 +65,7 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
         "name": name,
         **counted(config.scenario, totals, models),
         "handler_ns": totals.handler.summary(),
+        "handler_buckets": totals.handler.buckets(),
         "handler_p50s": totals.handler_p50s,
         "handler_to_baseline": _against(totals, measured.totals[_baseline(config)]),
         "timer_ns": totals.timer_ns,

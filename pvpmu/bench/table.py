@@ -24,8 +24,25 @@ _PLACES = (("handler", "in the handler"), ("delivery", "bringing PMIs"), ("other
 
 def print_result(result: Json, console: Console) -> None:
     """Print every section, then notes and checks."""
-    designs = result["designs"]
     console.print(_title(result), highlight=False, soft_wrap=True, markup=False)
+    for title, columns, rows in sections(result):
+        console.print()
+        console.print(_table(title, columns, rows))
+    console.print()
+    for line in (*_floors(result), *_notes(result), *_checks(result)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+Row = tuple[str, Value, str]
+"""Label, the cell of a design, the cell of the reference ("" where it has none)."""
+
+
+Section = tuple[str, list[str], list[list[str]]]
+"""Title, columns (designs, and the reference if it has any cell), rows of label and cells."""
+
+
+def sections(result: Json) -> Iterator[Section]:
+    """The tables of a result as text; rows that no design has are left out."""
     for title, rows in (
         ("in short", _headline(result)),
         ("VM-exits", _exits(result)),
@@ -36,29 +53,29 @@ def print_result(result: Json, console: Console) -> None:
         ("modelled ns per PMI (handler entry)", _models(result)),
         ("wall clock", _wall()),
     ):
-        console.print()
-        console.print(_section(title, list(rows), designs, result["reference"]))
-    console.print()
-    for line in (*_floors(result), *_notes(result), *_checks(result)):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        yield _section(title, list(rows), result["designs"], result["reference"])
 
 
-Row = tuple[str, Value, str]
-"""Label, the cell of a design, the cell of the reference ("" where it has none)."""
+def _section(title: str, rows: list[Row], designs: list[Json], reference: Json | None) -> Section:
+    columns = [design["name"] for design in designs]
+    published = [text for _, _, text in rows]
+    has_reference = reference is not None and any(published)
+    if reference is not None and has_reference:
+        columns.append(f"{reference['name']}, 1 run")
+    cells = [[label, *(value(design) for design in designs)] for label, value, _ in rows]
+    if has_reference:
+        cells = [[*row, text] for row, text in zip(cells, published, strict=True)]
+    kept = [row for row in cells if any(c != _MISSING for c in row[1 : 1 + len(designs)])]
+    return title, columns, kept
 
 
-def _section(title: str, rows: list[Row], designs: list[Json], reference: Json | None) -> Table:
-    has_reference = reference is not None and any(published for _, _, published in rows)
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True, min_width=38)
-    for design in designs:
-        table.add_column(design["name"], justify="right", no_wrap=True, min_width=13)
-    if reference is not None and has_reference:
-        table.add_column(f"{reference['name']}, 1 run", justify="right", no_wrap=True)
-    for label, value, published in rows:
-        cells = [value(design) for design in designs]
-        if any(cell != _MISSING for cell in cells):
-            table.add_row(label, *cells, *([published] if has_reference else []))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True, min_width=13)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

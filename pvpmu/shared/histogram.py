@@ -49,6 +49,10 @@ class Histogram:
                 return min(_value(bucket), self.max)
         return 0
 
+    def buckets(self) -> list[list[int]]:
+        """[value in ns, count] of each bucket that holds any, ascending."""
+        return [[min(_value(b), self.max), self._counts[b]] for b in sorted(self._counts)]
+
     def summary(self) -> dict[str, float]:
         """count, mean, p50, p90, p99, p999, max; ns."""
         mean = self.total / self.count if self.count else 0.0

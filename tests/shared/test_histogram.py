@@ -70,3 +70,13 @@ def test_summarize_keeps_few_values_in_full() -> None:
     assert summarize([3.5, 1.0, 2.0, 10.25]) == {
         "count": 4, "mean": 4.2, "p50": 3.5, "p90": 10.2, "p99": 10.2, "p999": 10.2, "max": 10.2,
     }  # fmt: skip
+
+
+@given(VALUES)
+@EXACT
+def test_buckets_ascend_and_hold_every_value(values: list[int]) -> None:
+    buckets = filled(values).buckets()
+    assert sum(count for _, count in buckets) == len(values)
+    assert [ns for ns, _ in buckets] == sorted(ns for ns, _ in buckets)
+    for value in values:
+        assert min(abs(ns - value) for ns, _ in buckets) <= value / 100
