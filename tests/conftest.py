@@ -74,7 +74,7 @@ def _run(
         scenario = load_scenario(scenario)
     slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
     memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
-    host = HostVcpu(slot, memory, design_named(design), scenario.cpuid)
+    host = HostVcpu(slot, memory, design_named(design), scenario.cpuid, load=scenario.host_load)
     recorder = Recorder()
     races = scenario.races
     vcpu = Vcpu(

@@ -152,6 +152,40 @@ def test_reads_of_live_counters_exit_in_every_design(inline: Inline, design: str
     assert any("RDPMC exits" in note for note in load_scenario("stat-only").notes)
 
 
+# host-profiles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_the_hosts_events_leave_a_guest_counter_without_an_event(
+    inline: Inline, design: str
+) -> None:
+    run = inline(design, short("host-profiles", 20))
+    load = run.host.load
+    # The guest's cpu-cycles is enabled all the time and counts nothing.
+    assert run.counts.count[0] == 0
+    assert run.counts.count_error == [-20_000 * 2500, 0, 0, 0, 0]
+    assert load.missed == [20_000 * 2500, 0, 0, 0, 0, 0, 0]
+    assert load.refused > 100
+    # Only a page can say so, and it says it of every cycle.
+    assert run.counts.told == ([20_000 * 2500, 0, 0, 0, 0] if design == "page" else [0] * 5)
+
+
+def test_the_host_samples_the_guest_beside_the_guests_own_profile(inline: Inline) -> None:
+    scenario = short("host-profiles", 20)
+    run = inline("page", scenario)
+    watchdog, branches, ref_cycles, misses = run.host.load.events
+    assert (watchdog.samples, watchdog.count) == (0, 20_000 * 2500)
+    assert branches.samples == branches.count // 925_000 > 10
+    assert branches.running == branches.cycles == 20_000 * 2500
+    # Flexible ones have what the guest leaves: a fixed counter that only one of them can use.
+    assert 0 < ref_cycles.running < ref_cycles.cycles
+    assert misses.running == 0
+    assert run.host.exits[0] == run.counts.acks + branches.samples + ref_cycles.samples
+    alone = inline("page", replace(scenario, host=None))
+    assert alone.counts.count_error == [0] * 5
+    assert alone.host.load is None
+
+
 # four-vcpus --------------------------------------------------------------------------------------
 
 

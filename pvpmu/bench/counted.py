@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pvpmu.bench.competition import competition
 from pvpmu.bench.totals import Totals
 from pvpmu.cost.model import CostModel
 from pvpmu.guest.scenario import Scenario
@@ -77,6 +78,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
             "undelivered": totals.pmi["undelivered"],
         },
         "entry_loops_extra": totals.pmi["extra_loops"],
+        **competition(scenario, totals),
         "model": {
             model.name: model.per_pmi(guest["handlers"], totals.exits_by, totals.tallies)
             for model in models

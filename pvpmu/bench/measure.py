@@ -101,6 +101,7 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
                         vcpus=config.vcpus,
                         cpuid=config.scenario.cpuid,
                         pin=config.pin,
+                        load=config.scenario.host_load,
                     ),
                     config.transport,
                 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pvpmu.bench.competition import competition_rows
 from pvpmu.shared.histogram import QUANTILES
 
 if TYPE_CHECKING:
@@ -50,10 +51,13 @@ def sections(result: Json) -> Iterator[Section]:
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
         ("PMIs and samples", _pmis(result)),
+        ("the host's own events", competition_rows(result)),
         ("modelled ns per PMI (handler entry)", _models(result)),
         ("wall clock", _wall()),
     ):
-        yield _section(title, list(rows), result["designs"], result["reference"])
+        made = list(rows)
+        if made:
+            yield _section(title, made, result["designs"], result["reference"])
 
 
 def _section(title: str, rows: list[Row], designs: list[Json], reference: Json | None) -> Section:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pvpmu.guest.machine import Recorded, RunReport
 from pvpmu.guest.recorder import OPERATIONS, OperationCounts
@@ -16,6 +16,7 @@ from pvpmu.guest.runner import Counts
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
+from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import PLACES, TALLY_WORDS
 from pvpmu.shared.units import NS_PER_S, Ns
 
@@ -48,7 +49,10 @@ class Totals:
     ``error``: by event number, the sum of absolute errors. ``held`` and ``due``: by event number,
     what was retired while the page held the counters, and in all. ``runs``: recorded runs (one for
     each run and vCPU). ``lost``: PMIs raised, neither delivered nor coalesced, nor on their way at
-    the end. ``unequal``: timed passes whose samples differed from the recorded ones.
+    the end. ``told``: by event number, what the page said was not counted. ``refused``, ``missed``
+    (by event kind) and ``host_events`` (by number of the host's event): see
+    :class:`pvpmu.shared.hostload.HostLoadStats`. ``unequal``: timed passes whose samples differed
+    from the recorded ones.
     """
 
     guest: Counter[str] = field(default_factory=Counter)
@@ -65,6 +69,10 @@ class Totals:
     error: Counter[int] = field(default_factory=Counter)
     held: Counter[int] = field(default_factory=Counter)
     due: Counter[int] = field(default_factory=Counter)
+    told: Counter[int] = field(default_factory=Counter)
+    refused: int = 0
+    missed: Counter[int] = field(default_factory=Counter)
+    host_events: list[Counter[str]] = field(default_factory=list)
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
     access_rates: list[float] = field(default_factory=list)
@@ -116,6 +124,7 @@ class Totals:
             self.error[number] += abs(error)
         self.held.update(dict(enumerate(counts.held)))
         self.due.update(dict(enumerate(counts.due)))
+        self.told.update(dict(enumerate(counts.told)))
         self._samples.append(counts.samples_digest)
 
     def _add_accesses(self, recorded: Recorded) -> None:
@@ -137,6 +146,8 @@ class Totals:
                 total[kind] += count
         for index, exits in enumerate(stats.exits_by):
             self.exits_by[index] += exits
+        if stats.load is not None:
+            self._add_load(stats.load)
         pmi = stats.pmi
         self.pmi.update(pmi)
         self.pmi["undelivered"] += stats.undelivered
@@ -144,6 +155,13 @@ class Totals:
         lost = came - pmi["delivered"] - pmi["coalesced"] - stats.undelivered
         # By run, so that a surplus here never hides a loss there.
         self.lost += abs(lost)
+
+    def _add_load(self, load: HostLoadStats) -> None:
+        self.refused += load.refused
+        self.missed.update(dict(enumerate(load.missed)))
+        self.host_events = self.host_events or [Counter() for _ in load.events]
+        for total, did in zip(self.host_events, load.events, strict=True):
+            total.update(asdict(did))
 
 
 def _combined(digests: list[str]) -> str:

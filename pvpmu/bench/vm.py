@@ -19,6 +19,7 @@ from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.hostprocess import WAIT_S, host_process
 
 TRANSPORTS = ("process", "inline")
@@ -37,13 +38,17 @@ class Vm(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmConfig:
-    """``name`` is the VM's in ``/dev/shm``; ``pin``: see PINS. Inline needs neither."""
+    """``name`` is the VM's in ``/dev/shm``; ``pin``: see PINS. Inline needs neither.
+
+    ``load``: the host's own events.
+    """
 
     design: Design
     cpuid: PmuCpuid
     vcpus: int = 1
     name: str = field(default_factory=lambda: f"vm-{os.getpid()}")
     pin: str = "same"
+    load: HostLoad = NO_LOAD
 
 
 class InlineVm:
@@ -55,7 +60,7 @@ class InlineVm:
         self._machines: list[Machine] = []
         for vcpu in range(config.vcpus):
             slot = memoryview(bytearray(SLOT_SIZE)).cast("Q")
-            host = HostVcpu(slot, memory, config.design, config.cpuid)
+            host = HostVcpu(slot, memory, config.design, config.cpuid, load=config.load)
             self._hosts.append(host)
             self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
 
@@ -87,6 +92,11 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     shape = config.cpuid
     options = ["--design", config.design.name, "--pin", config.pin, "--vcpus", str(config.vcpus)]
     options += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
+    load = config.load
+    options += ["--physical-gp", str(load.gp), "--physical-fixed", str(load.fixed)]
+    options += ["--host-mux", str(load.mux_cycles)]
+    for event in load.events:
+        options += ["--host-event", event.text]
     with (
         host_process(config.name, *options) as host,
         open_session(config.name, config.vcpus, wait_s=WAIT_S, host_lives=host.lives) as session,

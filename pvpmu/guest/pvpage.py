@@ -82,6 +82,11 @@ class GuestPage:
         """Whether the host froze the counters for a PMI and the guest has not released them."""
         return self.words[page.FREEZE_SEQ] != self.words[page.RELEASE_SEQ]
 
+    @property
+    def not_counting(self) -> int:
+        """Live counters, by global index, that have no running host event."""
+        return self.words[page.NOT_COUNTING]
+
     def _frozen_routes(self) -> Routes:
         routes = self._status_routes()
         words = self.words

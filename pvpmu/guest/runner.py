@@ -32,7 +32,8 @@ class Counts:
     multiplexed event's estimate is count * enabled / running. ``count_error``: by event number,
     the count less what was retired while its counter was live and not held. ``held``: counts
     retired while the page held the counters, by event number. ``retired``: by event kind; ``due``:
-    by event number, in the modes that it counts, whether or not it had a counter.
+    by event number, in the modes that it counts, whether or not it had a counter. ``told``: by
+    event number, what was retired while the page said that its live counter does not count.
     """
 
     handlers: int = 0
@@ -54,6 +55,7 @@ class Counts:
     held: list[int] = field(default_factory=list)
     retired: list[int] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -117,6 +119,7 @@ class GuestRun:
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
         self._due = [0] * len(self.core.events)
+        self._told = [0] * len(self.core.events)
         self._retired = [0] * KINDS
         if scenario.script is not None:
             self._steps = make_steps(scenario.script, scenario.duration)
@@ -160,6 +163,7 @@ class GuestRun:
         counts.held = self._held
         counts.retired = self._retired
         counts.due = self._due
+        counts.told = self._told
         return counts
 
     # The two kinds of program ----------------------------------------------------------------
@@ -278,15 +282,18 @@ class GuestRun:
     def _on_retire(self, counts: Sequence[int], mode: int) -> None:
         """The truth: what was retired, and while each event's counter was live and not held."""
         self._retired = list(map(add, self._retired, counts))
-        into = None
+        into, seam = None, self._vcpu.seam
         if self._driver.enabled:
-            into = self._held if self._vcpu.seam.held else self._truth
+            into = self._held if seam.held else self._truth
+        not_counting = seam.page.not_counting if seam.page is not None else 0
         due = self._due
         for number, kind, hw in self._by_number:
             if hw.modes & mode:
                 due[number] += counts[kind]
                 if into is not None and hw.active:
                     into[number] += counts[kind]
+                    if not_counting >> (hw.counter or 0) & 1:
+                        self._told[number] += counts[kind]
 
 
 def _timers(scenario: Scenario) -> Timers:

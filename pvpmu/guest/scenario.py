@@ -8,17 +8,19 @@ from importlib import resources
 from pathlib import Path
 
 from pvpmu.guest.perf_event import EventConfig
-from pvpmu.guest.scenario_tables import MAX_US, MODIFIERS, Idle, Races, Rates, ScenarioEvent
+from pvpmu.guest.scenario_tables import MAX_US, MODIFIERS, Host, Idle, Races, Rates, ScenarioEvent
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import load_toml
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import EVENTS, event_named
+from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.process import MAX_VCPUS
 from pvpmu.shared.units import Ns
 
 __all__ = [
+    "Host",
     "Idle",
     "Races",
     "Rates",
@@ -73,6 +75,7 @@ class Scenario:
     workload: Rates | None = None
     script: ScriptCounts | None = None
     idle: Idle | None = None
+    host: Host | None = None
     races: Races = field(default_factory=Races)
     reference: str = ""
     notes: tuple[str, ...] = ()
@@ -86,14 +89,15 @@ class Scenario:
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)} is outside {least}..{most}")
         try:
-            _ = self.cpuid
+            cpuid = self.cpuid
+            self.host_load.check(cpuid.gp, cpuid.fixed)
         except UsageError as error:
             raise ValueError(str(error)) from None
         self._check_times()
         self._check_events()
 
     def _check_times(self) -> None:
-        given = [name for name in ("switch_us", "read_us", "idle") if getattr(self, name)]
+        given = [name for name in ("switch_us", "read_us", "idle", "host") if getattr(self, name)]
         if self.script is not None and given:
             raise ValueError(f"{given[0]} needs [workload]: a script says itself what happens when")
         if self.idle is not None and self.switch_us:
@@ -133,6 +137,11 @@ class Scenario:
     def cpuid(self) -> PmuCpuid:
         """The guest's PMU; raises :class:`UsageError` when a number is out of range."""
         return PmuCpuid(gp=self.gp, fixed=self.fixed, gp_width=self.width, fixed_width=self.width)
+
+    @property
+    def host_load(self) -> HostLoad:
+        """The host's own events, and the physical PMU."""
+        return self.host.load(self.cpu_hz) if self.host is not None else NO_LOAD
 
     @property
     def labels(self) -> list[str]:

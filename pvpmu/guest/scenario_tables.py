@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvpmu.guest.perf_event import EventConfig
+from pvpmu.shared.cpuid import MAX_FIXED, MAX_GP
 from pvpmu.shared.events import BY_NAME, EVENTS, Event
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.units import Cycles
 
 MAX_US = 1_000_000_000
@@ -118,3 +120,27 @@ class Idle:
         for name in ("run_us", "sleep_us"):
             if not 1 <= getattr(self, name) <= MAX_US:
                 raise ValueError(f"{name} {getattr(self, name)} is outside 1..{MAX_US}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The host's own perf events, which compete with the guest's for ``gp`` and ``fixed`` counters.
+
+    ``mux_us``: its flexible events take turns this often when they do not all fit.
+    """
+
+    gp: int = MAX_GP
+    fixed: int = MAX_FIXED
+    mux_us: int = 1000
+    events: tuple[HostEvent, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mux_us <= MAX_US:
+            raise ValueError(f"mux_us {self.mux_us} is outside 1..{MAX_US}")
+        # For its checks.
+        self.load(1_000_000_000)
+
+    def load(self, cpu_hz: int) -> HostLoad:
+        """What a host is started with; it has no clock but the cycles that retire."""
+        cycles = max(self.mux_us * cpu_hz // 1_000_000, 1)
+        return HostLoad(gp=self.gp, fixed=self.fixed, mux_cycles=cycles, events=self.events)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from pvpmu.host.server import HostConfig, serve
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
+from pvpmu.shared.errors import UsageError
+from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
 from pvpmu.shared.profile import KVM_5_14, PROFILES, profile_named
@@ -71,6 +74,36 @@ def _parser() -> CommandParser:
         metavar="NAME",
         help=f"where sources disagree: one of {', '.join(PROFILES)} (%(default)s)",
     )
+    own = HostLoad()
+    parser.add_argument(
+        "--physical-gp",
+        type=integer,
+        default=own.gp,
+        metavar="N",
+        help="GP counters of the physical PMU (%(default)s)",
+    )
+    parser.add_argument(
+        "--physical-fixed",
+        type=integer,
+        default=own.fixed,
+        metavar="N",
+        help="its fixed ones (%(default)s)",
+    )
+    parser.add_argument(
+        "--host-event",
+        action="append",
+        default=[],
+        metavar="NAME[:OPTION,...]",
+        help="an event of the host's own that competes: period=COUNTS, pinned, host-only; may be "
+        "given several times",
+    )
+    parser.add_argument(
+        "--host-mux",
+        type=integer,
+        default=own.mux_cycles,
+        metavar="CYCLES",
+        help="flexible events of the host take turns after so many (%(default)s)",
+    )
     parser.add_argument(
         "--test-port",
         action="store_true",
@@ -95,12 +128,27 @@ def run(argv: list[str]) -> int:
             version=args.pmu_version,
         ),
         profile=profile_named(args.profile),
+        load=_load(args),
         test_port=args.test_port,
         pin=args.pin,
         wait_s=args.wait,
     )
     serve(config, _quiet if args.quiet else _say)
     return 0
+
+
+def _load(args: argparse.Namespace) -> HostLoad:
+    try:
+        load = HostLoad(
+            gp=args.physical_gp,
+            fixed=args.physical_fixed,
+            mux_cycles=args.host_mux,
+            events=tuple(HostEvent.parse(text) for text in args.host_event),
+        )
+    except ValueError as error:
+        raise UsageError(f"physical PMU: {error}") from None
+    load.check(args.gp, args.fixed)
+    return load
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,8 @@ and the event filter allows its event; a host event whose ``config`` is not None
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.perf import PerfContext, PerfEvent
 from pvpmu.host.pmc import Pmc, counted_kind, sample_period, wanted_event
@@ -79,6 +81,13 @@ class Counters:
             if event is None or event.counter is None or event.kind is None:
                 missing |= pmc.bit
         return missing
+
+    def uncounted(self) -> Iterator[tuple[int, int]]:
+        """Kind and modes of each counter in :attr:`not_counting` whose event the silicon has."""
+        for pmc in self._among(self.not_counting):
+            attr, _ = wanted_event(pmc)
+            if attr.kind is not None:
+                yield attr.kind, attr.modes
 
     def store_eventsel(self, pmc: Pmc, value: int) -> None:
         """Set a GP counter's selector without starting or stopping anything."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from pvpmu.host.hardware import Counter, PhysicalPmu
 from pvpmu.shared.tally import (
@@ -103,16 +104,28 @@ class PerfEvent:
         return self.counter is not None and self.kind is not None
 
 
+class Beside(Protocol):
+    """The CPU's context, whose flexible events come after this one's pinned ones."""
+
+    def make_room(self) -> None: ...
+    def refill(self) -> int: ...
+    def take_overflows(self, status: int) -> None: ...
+
+
 class PerfContext:
     """The perf context of one vCPU thread, or of one CPU. ``pmu``: that of the CPU it is on.
 
-    ``events``: all that belong to it. ``tally`` is the list of counts in use: calls by kind, then
-    PLACEMENTS, REDUNDANT. Its owner swaps it to attribute calls to places.
+    ``events``: all that belong to it. ``beside``: the CPU's context, where events of it can
+    overflow or are flexible. ``refused``: how often an event found no counter. ``tally`` is the
+    list of counts in use: calls by kind, then PLACEMENTS, REDUNDANT. Its owner swaps it to
+    attribute calls to places.
     """
 
     def __init__(self, pmu: PhysicalPmu) -> None:
         self.pmu = pmu
         self.events: list[PerfEvent] = []
+        self.beside: Beside | None = None
+        self.refused = 0
         self.tally = [0] * TALLY_WORDS
         self._active: list[PerfEvent] = []
         self._mask = pmu.mask
@@ -206,6 +219,12 @@ class PerfContext:
         """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
         status = self.pmu.status
         self.pmu.status = 0
+        if self.beside is not None:
+            self.beside.take_overflows(status)
+        self.take_overflows(status)
+
+    def take_overflows(self, status: int) -> None:
+        """Those of this context's events, by the counters' overflow ``status``."""
         # A copy: a callback may take its event off.
         for event in self._active.copy():
             counter = event.counter
@@ -218,11 +237,20 @@ class PerfContext:
                 event.on_overflow()
 
     def _install(self, event: PerfEvent) -> None:
+        if self.beside is None:
+            self._put(event)
+        else:
+            self.beside.make_room()
+            self._put(event)
+            self.tally[PLACEMENTS] += self.beside.refill()
+
+    def _put(self, event: PerfEvent) -> None:
         counter = event.last
         if counter is None or counter.taken:
             counter = self._free_counter(event.kind) or self._vacated_counter()
             if counter is None:
                 event.failed = event.attr.pinned
+                self.refused += 1
                 return
             event.last = counter
         event.counter = counter

@@ -17,6 +17,7 @@ from pvpmu.shared.design import Design
 from pvpmu.shared.errors import NameInUseError, PeerError
 from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.handoff import Handoff
+from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.port import PORT_BYTES
@@ -32,7 +33,8 @@ _ANSWER_TIMEOUT_S = 5.0
 class HostConfig:
     """What a host offers.
 
-    ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``test_port``: let the guest
+    ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
+    events, and the physical PMU. ``test_port``: let the guest
     make the VMM's calls.
     """
 
@@ -43,6 +45,7 @@ class HostConfig:
     pin: str
     wait_s: float
     profile: Profile = KVM_5_14
+    load: HostLoad = NO_LOAD
     test_port: bool = False
 
     @property
@@ -94,7 +97,14 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
             for vcpu in range(hello.vcpus)
         ]
         boots = [
-            HostBoot(handoff, config.design, config.cpuid, config.profile, config.test_port)
+            HostBoot(
+                handoff,
+                config.design,
+                config.cpuid,
+                config.profile,
+                config.load,
+                config.test_port,
+            )
             for handoff in handoffs
         ]
         started = stack.enter_context(workers("host", "pvpmu.host.worker:serve_vcpu", boots))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import NMI_BLOCKED, REASON_MASK, ExitReason
+from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import DELIVERY, HANDLER, OTHER, PLACES, TALLY_WORDS
 
 KIND_MASK = REASON_MASK | NMI_BLOCKED
@@ -54,7 +55,7 @@ class HostStats:
 
     ``counts``: exits by address << KIND_BITS | kind, where kind is the request under KIND_MASK.
     ``tallies``: by place; ``tally_of``: the same lists by kind. ``undelivered``: PMIs raised and
-    still on their way when the counting ended.
+    still on their way when the counting ended. ``load``: what the host's own events did.
     """
 
     pmi: PmiCounts
@@ -62,6 +63,7 @@ class HostStats:
     tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
     tally_of: list[list[int]] = field(init=False)
     undelivered: int = 0
+    load: HostLoadStats | None = None
 
     def __post_init__(self) -> None:
         self.tally_of = [self.tallies[place] for place in _PLACE_OF]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
+from pvpmu.host.hostevents import CpuContext
 from pvpmu.host.perf import PerfContext
 from pvpmu.host.pmi import (
     REQUEST_NMI,
@@ -28,6 +29,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.profile import KVM_5_14, Profile
 from pvpmu.shared.units import MsrAddress
 
@@ -59,7 +61,8 @@ class HostVcpu(PageRegistrar):
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
     ``on_call``: serves CONTROL's CALL and returns whether it could; None: #GP (no test port).
     ``own_events``: the context of the host's own perf events, which compete; they belong to the
-    physical CPU that the vCPU is on, whose PMU is ``hardware``. ``event_filter``: the VM's.
+    physical CPU that the vCPU is on, whose PMU is ``hardware``. ``load``: those there from the
+    start, and that PMU's shape. ``event_filter``: the VM's.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class HostVcpu(PageRegistrar):
         design: Design,
         cpuid: PmuCpuid,
         profile: Profile = KVM_5_14,
+        load: HostLoad = NO_LOAD,
     ) -> None:
         super().__init__(memory, design, cpuid, profile)
         self._slot = slot
+        self._load = load
         self.event_filter: EventFilter | None = None
         self._has_run = False
         self.on_call: Callable[[], bool] | None = None
@@ -98,11 +103,12 @@ class HostVcpu(PageRegistrar):
         if generation is not None:
             self.generation = generation
         # Another number than the guest has seen, also of the host that served it before.
-        first = PhysicalPmu(version=(self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
-        self._cpus = [PerfContext(pmu) for pmu in (first, PhysicalPmu())]
+        first = self._physical_pmu((self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
+        self._cpus = [CpuContext(pmu, self._load) for pmu in (first, self._physical_pmu(1))]
         self.own_events = self._cpus[0]
         self.hardware = first
         self.perf = PerfContext(self.hardware)
+        self.perf.beside = self._beside()
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = Vpmu(
             self.cpuid,
@@ -195,7 +201,11 @@ class HostVcpu(PageRegistrar):
             self._has_run = self.has_run
             if control == Control.STOP:
                 self.stats.undelivered = self.delivery.undelivered
+                if self.perf.beside is not None:
+                    self.stats.load = self.own_events.stats(self.perf.refused)
                 self.result = self.stats
+            self.own_events.restart()
+            self.perf.refused = 0
             self.delivery.counts = PmiCounts()
             self.stats = HostStats(self.delivery.counts)
         else:
@@ -224,6 +234,7 @@ class HostVcpu(PageRegistrar):
         self.own_events = self._cpus[0]
         version = self.hardware.version
         self.hardware = self.own_events.pmu
+        self.perf.beside = self._beside()
         # The live entries of both are told apart by one number.
         self.hardware.version = max(version, self.hardware.version) + 1
 
@@ -391,12 +402,28 @@ class HostVcpu(PageRegistrar):
 
     # Helpers ----------------------------------------------------------------------------------
 
+    def _physical_pmu(self, version: int) -> PhysicalPmu:
+        return PhysicalPmu(self._load.gp, self._load.fixed, version=version)
+
+    def _beside(self) -> CpuContext | None:
+        """The host's own events, if there are any to care about at each exit."""
+        return self.own_events if self.own_events.load else None
+
+    def _compete(self, user: list[int] | None, kernel: list[int] | None) -> None:
+        """What the host's own events did to the guest's while this was retired."""
+        if not self.vpmu.held:
+            for kind, modes in self.vpmu.uncounted():
+                self.own_events.miss(kind, modes, user, kernel)
+        self.own_events.retired(user, kernel)
+
     def _retire(self, request: int, *, in_guest: bool) -> None:
         user = kernel = None
         if request & exits.RETIRED_USER:
             user = self._slot[exits.RETIRED_USER_AT : exits.RETIRED_USER_AT + KINDS].tolist()
         if request & exits.RETIRED_KERNEL:
             kernel = self._slot[exits.RETIRED_KERNEL_AT : exits.RETIRED_KERNEL_AT + KINDS].tolist()
+        if self.perf.beside is not None:
+            self._compete(user, kernel)
         self.hardware.retire(user, kernel)
         if self.hardware.status:
             # A PMI that is due at an exit is taken before the exit is handled; unless the exit

@@ -17,6 +17,7 @@ from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.handoff import Handoff
+from pvpmu.shared.hostload import HostLoad
 from pvpmu.shared.port import area_of
 from pvpmu.shared.profile import Profile
 
@@ -32,6 +33,7 @@ class HostBoot:
     design: Design
     cpuid: PmuCpuid
     profile: Profile
+    load: HostLoad
     test_port: bool
 
 
@@ -47,6 +49,7 @@ def stats_message(stats: HostStats) -> VcpuStats:
         exits_by=stats.exits_by,
         pmi={name: getattr(counts, name) for name in counts.__slots__},
         undelivered=stats.undelivered,
+        load=stats.load,
     )
 
 
@@ -54,7 +57,7 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     """Serve one vCPU until ended. Sends True when ready, then statistics at each STOP."""
     attached = boot.handoff.attach()
     slot = attached.slot
-    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid, boot.profile)
+    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
     area = area_of(slot)
     if boot.test_port and area is not None:
         TestPort(vcpu, area)

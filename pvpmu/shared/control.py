@@ -24,6 +24,7 @@ import msgpack
 import msgspec
 
 from pvpmu.shared.errors import PeerError, RefusedError
+from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import calls
 
 CONTROL_VERSION = 1
@@ -94,6 +95,7 @@ class VcpuStats:
     ``exits``: by VMX reason number. ``accesses``: [reason, MSR address or RDPMC index, exits].
     ``tallies`` and ``exits_by``: by place; see :mod:`pvpmu.shared.tally`.
     ``pmi``: raised, delivered, coalesced, late, stray, extra_loops; ``undelivered`` at STOP.
+    ``load``: what the host's own events did.
     """
 
     exits: dict[int, int]
@@ -102,6 +104,7 @@ class VcpuStats:
     exits_by: list[int]
     pmi: dict[str, int]
     undelivered: int
+    load: HostLoadStats | None = None
 
     @classmethod
     def empty(cls) -> VcpuStats:

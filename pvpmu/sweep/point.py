@@ -31,7 +31,15 @@ def simulate(task: Task) -> Totals:
     """
     if task.version != __version__:
         raise PeerError(f"a worker has pvpmu {__version__}, expected {task.version}")
-    vm = InlineVm(VmConfig(design=task.design, cpuid=task.scenario.cpuid, vcpus=task.vcpus))
+    scenario = task.scenario
+    vm = InlineVm(
+        VmConfig(
+            design=task.design,
+            cpuid=scenario.cpuid,
+            vcpus=task.vcpus,
+            load=scenario.host_load,
+        )
+    )
     jobs = [
         RunJob(task.scenario, run_seed(task.seed, 0, vcpu), record=True)
         for vcpu in range(task.vcpus)

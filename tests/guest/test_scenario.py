@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvpmu.guest.scenario import (
+    Host,
     Idle,
     Races,
     Rates,
@@ -22,6 +23,7 @@ from pvpmu.guest.workload import RATE_ONE
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import BRANCHES, CYCLES, INSTRUCTIONS
+from pvpmu.shared.hostload import HostEvent
 
 WORKLOAD = """\
 name = "mine"
@@ -249,6 +251,14 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
         ("duration_us = 1000",
          "duration_us = 1000\nswitch_us = 5\nidle = { run_us = 1, sleep_us = 1 }",
          "line 4: field switch_us: switch_us and [idle] exclude each other: a task that sleeps switches"),  # noqa: E501
+        ("[races]", "[host]\ngp = 4\n[races]",
+         "line 1: field -: gp counters: the guest's 8 are more than the physical PMU's 4"),
+        ("[races]", "[host]\nfixed = 4\n[races]",
+         "line 23: field host.fixed: fixed 4 is outside 0..3"),
+        ("[races]", '[[host.events]]\nname = "cycles"\n[races]',
+         f"line 23: field host.events[0].name: name 'cycles' is no event; known: {EVENT_NAMES}"),
+        ("[races]", '[[host.events]]\nname = "cpu-cycles"\nperiod = -1\n[races]',
+         "line 24: field host.events[0].period: period -1 is outside 0..140737488355327 counts"),
         ("period = 1000", 'modes = "none"',
          "line 11: field events[1].modes: modes 'none' is none of both, user, kernel"),
         ("duration_us = 1000", 'duration_us = "long"',
@@ -337,7 +347,7 @@ def test_the_documented_scenario_files_load_and_name_every_field(tmp_path: Path)
     top, _, _ = blocks[0].partition("[workload]")
     path.write_text(top + '[[events]]\nname = "cache-misses"\n' + blocks[1].replace("591", "59"))
     assert load_scenario(str(path)).script is not None
-    for kind in (Scenario, ScenarioEvent, Rates, Races, Idle, ScriptCounts):
+    for kind in (Scenario, ScenarioEvent, Rates, Races, Idle, Host, HostEvent, ScriptCounts):
         for field in fields(kind):
             assert field.name in text
 

@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pvpmu.bench.vm import InlineVm, VmConfig
+from pvpmu.bench.vm import InlineVm, VmConfig, open_vm
 from pvpmu.guest.machine import RunJob
 from pvpmu.guest.scenario import load_scenario, run_seed
 from pvpmu.shared import control, memory
@@ -48,6 +49,25 @@ def test_processes_take_the_same_samples_as_inline_wherever_they_run(vm: Vm, pin
     assert digests == inline_digests(vm.scenario, "page", 2, 5)
     assert all(event["count_error"] == 0 for run in result["runs"] for event in run["events"])
     assert vm.left() == []
+
+
+def test_the_hosts_own_events_compete_in_a_process_as_inline() -> None:
+    scenario = replace(load_scenario("host-profiles"), duration_us=4000)
+    config = VmConfig(
+        name=f"load-{os.getpid()}",
+        design=design_named("page"),
+        cpuid=scenario.cpuid,
+        load=scenario.host_load,
+    )
+    seen = []
+    for transport in ("process", "inline"):
+        with open_vm(config, transport) as vm:
+            (report,) = vm.run([RunJob(scenario, run_seed(1, 0, 0))])
+            (stats,) = vm.stats()
+            seen.append((report.counts.told, stats.load))
+    assert seen[0] == seen[1]
+    assert seen[0][1] is not None
+    assert seen[0][1].refused > 0
 
 
 def test_the_guest_may_be_started_first(vm: Vm) -> None:
