@@ -145,6 +145,7 @@
 #define PVPMU_CONTROL_START UINT64_C(1)
 #define PVPMU_CONTROL_STOP UINT64_C(2)
 #define PVPMU_CONTROL_CALL UINT64_C(3)
+#define PVPMU_CONTROL_WORK UINT64_C(4)
 
 /* Event kinds: index of retired counts */
 #define PVPMU_KIND_CPU_CYCLES UINT64_C(0) /* fixed counter 1 */
@@ -303,7 +304,12 @@ struct pvpmu_exit_slot {
     uint64_t reserved_0xe8[3];
     /* host: for each counter that counts in the guest: descriptor, distance to overflow */
     uint64_t live[38];
-    uint64_t tail[58];
+    uint64_t reserved_0x230[2];
+    uint64_t work_live_calls; /* host: perf calls on counters not paused already, since START */
+    uint64_t work_redundant_calls; /* host: perf calls on counters paused already */
+    uint64_t work_locks; /* host: perf context locks taken */
+    uint64_t work_placements; /* host: events placed on hardware counters */
+    uint64_t tail[52];
 };
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, request) == 0x0, "request");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->request) == 0x8, "request");
@@ -335,8 +341,18 @@ PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0xe8) == 0xe8, "re
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0xe8) == 0x18, "reserved_0xe8");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, live) == 0x100, "live");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->live) == 0x130, "live");
-PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x230, "tail");
-PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x1d0, "tail");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0x230) == 0x230, "reserved_0x230");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0x230) == 0x10, "reserved_0x230");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_live_calls) == 0x240, "work_live_calls");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_live_calls) == 0x8, "work_live_calls");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_redundant_calls) == 0x248, "work_redundant_calls");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_redundant_calls) == 0x8, "work_redundant_calls");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_locks) == 0x250, "work_locks");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_locks) == 0x8, "work_locks");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_placements) == 0x258, "work_placements");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_placements) == 0x8, "work_placements");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x260, "tail");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x1a0, "tail");
 PVPMU_STATIC_ASSERT(sizeof(struct pvpmu_exit_slot) == 0x400, "pvpmu_exit_slot");
 
 struct pvpmu_segment {

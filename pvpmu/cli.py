@@ -18,7 +18,7 @@ from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.conformance.cli import add_commands
 from pvpmu.cost.cli import add_commands as add_cost_commands
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
-from pvpmu.cost.shelf import models_named
+from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import design_named, design_names
@@ -102,6 +102,11 @@ def _parser() -> CommandParser:
         metavar="NAME|FILE",
         help=f"cost model of the modelled ns; may be repeated (default: {DEFAULT_COST})",
     )
+    bench.add_argument(
+        "--charge",
+        metavar="NAME|FILE",
+        help="charge exits, perf calls and handlers to the guest clock as this cost model says",
+    )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     add_commands(commands)
     add_cost_commands(commands)
@@ -153,6 +158,7 @@ def _bench(args: argparse.Namespace) -> int:
         seed=args.seed,
         pin=args.pin,
         clock=time.perf_counter_ns,
+        charge=model_named(args.charge) if args.charge is not None else None,
     )
     reference = load_reference(scenario.reference)
     with progress_on(Console(stderr=True)) as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pvpmu.bench.charged import overhead_percent
 from pvpmu.bench.competition import competition
 from pvpmu.bench.totals import Totals
 from pvpmu.cost.model import CostModel
@@ -30,6 +31,9 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         **{key: guest[key] for key in ("handlers", "acks", "ticks", "sched_in", "sched_out")},
         "rotations": guest["rotations"],
         "reads": guest["reads"],
+        "elapsed_ns": guest["elapsed_ns"],
+        "charged_ns": guest["charged_ns"],
+        "overhead_percent": overhead_percent(guest["elapsed_ns"], guest["charged_ns"]),
         "second_bits": guest["second_bits"],
         "exits": {
             ExitReason(reason).name: count

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable
 
 from pvpmu import __version__
+from pvpmu.bench.charged import charged_as_counted
 from pvpmu.bench.competition import accounts_for_errors
 from pvpmu.bench.counted import Json, counted, is_pmu
 from pvpmu.bench.environment import environment
@@ -46,6 +47,7 @@ def document(
         "seed": config.seed,
         "runs": config.runs,
         "vcpus": config.vcpus,
+        "charge": config.charge.name if config.charge is not None else None,
         "environment": environment(),
         "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
@@ -194,7 +196,11 @@ def _sensitivity(measured: Measured, models: list[CostModel]) -> list[Json]:
 def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> list[Json]:
     """What must hold for the numbers to be believed; each with its outcome."""
     races = config.scenario.races
-    quiet = not (races.pmi_skid or races.injection_latency or races.handler_tail)
+    charge = config.charge
+    # Designs that are charged different times do not stay in step.
+    in_step = charge is None and not (
+        races.pmi_skid or races.injection_latency or races.handler_tail
+    )
     equivalent = {design.name for design in config.designs if design.equivalent}
     alike = [entry for entry in designs if entry["name"] in equivalent]
     every = list(measured.totals.values())
@@ -224,12 +230,17 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
         (
             "equivalent designs take the same samples",
             lambda: same("samples_digest"),
-            quiet and len(alike) > 1,
+            in_step and len(alike) > 1,
         ),
         (
             "equivalent designs make the same accesses",
             lambda: same("access_digest"),
-            quiet and len(alike) > 1,
+            in_step and len(alike) > 1,
+        ),
+        (
+            "the guest clock was charged what the counted work costs",
+            lambda: charge is not None and all(charged_as_counted(charge, t) for t in every),
+            charge is not None,
         ),
         (
             "the script was played as it is written",

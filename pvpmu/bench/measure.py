@@ -15,8 +15,10 @@ from typing import TypeVar
 
 from pvpmu.bench.totals import Totals
 from pvpmu.bench.vm import Vm, VmConfig, open_vm
+from pvpmu.cost.model import CostModel
 from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, ThroughputReport
 from pvpmu.guest.machine import Job, RunJob, RunReport
+from pvpmu.guest.runner import refuse_script
 from pvpmu.guest.scenario import Scenario, run_seed
 from pvpmu.shared.design import Design
 from pvpmu.shared.units import NS_PER_S, Ns
@@ -35,7 +37,10 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchConfig:
-    """What to measure. ``clock`` returns wall ns; ``pin``: see PINS."""
+    """What to measure. ``clock`` returns wall ns; ``pin``: see PINS.
+
+    ``charge``: the model charged to the guest clock; raises :class:`UsageError` for a script.
+    """
 
     scenario: Scenario
     designs: Sequence[Design]
@@ -45,6 +50,18 @@ class BenchConfig:
     seed: int
     pin: str
     clock: Callable[[], Ns]
+    charge: CostModel | None = None
+
+    def __post_init__(self) -> None:
+        if self.charge is not None:
+            refuse_script(self.scenario)
+
+    def job(
+        self, seed: int, *, record: bool = False, clock: Callable[[], Ns] | None = None
+    ) -> RunJob:
+        """One pass on one vCPU, counted (``record``) or timed (``clock``)."""
+        charge = self.charge.costs.rounded() if self.charge is not None else None
+        return RunJob(self.scenario, seed, record=record, clock=clock, charge=charge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +150,13 @@ def _one_run(
     label = f"run {run + 1} of {config.runs}"
     recorded: dict[str, list[RunReport]] = {}
     for name in _rotated(list(vms), run):
-        jobs = [RunJob(config.scenario, seed, record=True) for seed in seeds]
+        jobs = [config.job(seed, record=True) for seed in seeds]
         recorded[name] = work.run(vms[name], jobs, f"{name}: {label}, counting")
         for report, stats in zip(recorded[name], vms[name].stats(), strict=True):
             totals[name].add_recorded(report, stats)
     for turn in range(TIMED_PASSES):
         for name in _rotated(list(vms), run + turn):
-            jobs = [RunJob(config.scenario, seed, clock=config.clock) for seed in seeds]
+            jobs = [config.job(seed, clock=config.clock) for seed in seeds]
             timed = work.run(vms[name], jobs, f"{name}: {label}, timing")
             totals[name].add_timed(timed, recorded[name])
 

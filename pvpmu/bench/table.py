@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pvpmu.bench.competition import competition_rows
 from pvpmu.shared.histogram import QUANTILES
+from pvpmu.shared.units import NS_PER_S
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +95,7 @@ def _headline(result: Json) -> Iterator[Row]:
         yield "  from .. to", _interval(model, "total_ns"), ""
         inside = _modelled(model, "handler_ns")
         yield "  of these in the handler", inside, _published_handlers(result)
+    yield from _charged(result)
     yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
 
     def against(design: Json) -> str:
@@ -101,6 +103,22 @@ def _headline(result: Json) -> Iterator[Row]:
         return _MISSING if ratio is None else f"{ratio:.2f}"
 
     yield f"  against {result['baseline']}, same turn", against, ""
+
+
+def _charged(result: Json) -> Iterator[Row]:
+    """What a faster design leaves of the guest clock: to the program, and to more samples."""
+    if result["charge"] is None:
+        return
+
+    def overhead(design: Json) -> str:
+        percent = design["overhead_percent"]
+        return _MISSING if percent is None else f"{percent:.2f}"
+
+    def rate(design: Json) -> str:
+        return f"{design['samples'] * NS_PER_S / design['elapsed_ns']:,.0f}"
+
+    yield f"overhead of the profile, {result['charge']}, %", overhead, ""
+    yield "samples per second of guest clock", rate, ""
 
 
 def _exits(result: Json) -> Iterator[Row]:
@@ -327,6 +345,11 @@ def _notes(result: Json) -> Iterator[str]:
     if reference is not None and reference["overhead_percent"]:
         figures = ", ".join(f"{kind} {x} %" for kind, x in reference["overhead_percent"].items())
         yield f"{reference['name']}: {reference['summary']}: {figures}"
+    if result["charge"] is not None:
+        yield (
+            f"charged: {result['charge']}, to the guest clock and never to counters; designs are "
+            "charged different times, so that no two need take the same samples"
+        )
     yield "modelled ns: a model's value, and the interval that its uncertain costs leave"
     for name, summary in result["models"].items():
         yield f"model {name}: {summary}"

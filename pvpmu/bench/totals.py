@@ -37,6 +37,8 @@ _GUEST_COUNTS = (
     "reads",
     "samples",
     "throttles",
+    "elapsed_ns",
+    "charged_ns",
 )
 
 

@@ -260,9 +260,12 @@ class Vcpu:
 
     # Running ---------------------------------------------------------------------------------
 
-    def run_until(self, cycle: Cycles, mode: int = MODE_USER) -> None:
-        """Run the program, at CPL 3 unless told otherwise, until its cycle count is ``cycle``."""
-        self._run_to(cycle, mode)
+    def run_until(self, cycle: Cycles, mode: int = MODE_USER, *, stop_at_pmi: bool = False) -> None:
+        """Run the program, at CPL 3 unless told otherwise, until its cycle count is ``cycle``.
+
+        ``stop_at_pmi``: or until after the next physical PMI, which may have taken guest time.
+        """
+        self._run_to(cycle, mode, stop_at_pmi=stop_at_pmi)
 
     def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
         """Account counts by event kind as retired since the last VM-entry."""
@@ -297,7 +300,7 @@ class Vcpu:
         if self.program is not None:
             self._run_to(self.program.cycles + cycles, mode)
 
-    def _run_to(self, target: Cycles, mode: int) -> None:
+    def _run_to(self, target: Cycles, mode: int, *, stop_at_pmi: bool = False) -> None:
         program = self.program
         assert program is not None
         while (room := target - program.cycles) > 0:
@@ -316,6 +319,8 @@ class Vcpu:
                 self._pmi_due = self._skid
             if self._pmi_due == 0:
                 self.pmi_exit()
+                if stop_at_pmi:
+                    return
 
     def _cycles_to_overflow(self, program: Program, mode: int) -> Cycles | None:
         if self._slot[exits.LIVE_VERSION] != self._live_version:

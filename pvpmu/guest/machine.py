@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.meter import Meter
 from pvpmu.guest.perf_event import Sample
 from pvpmu.guest.recorder import OperationCounts, Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
+from pvpmu.shared.costs import Costs
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.units import Ns
 
@@ -38,9 +40,13 @@ class Machine:
     release: Callable[[], None] | None = None
     acquire: Callable[[], None] | None = None
 
-    def vcpu(self, races: Races, recorder: Recorder | None = None) -> Vcpu:
+    def vcpu(
+        self, races: Races, recorder: Recorder | None = None, meter: Meter | None = None
+    ) -> Vcpu:
         """A vCPU after power-on."""
         cross = self.cross if recorder is None else recorder.crossing(self.slot, self.cross)
+        if meter is not None:
+            cross = meter.crossing(cross)
         return Vcpu(
             self.slot,
             cross,
@@ -94,6 +100,7 @@ class RunJob:
     """Run a scenario once. ``record``: count accesses (untimed); otherwise time the handler.
 
     ``clock`` is only read when timing; it returns ns. ``sample_capacity``: samples to bring back.
+    ``charge``: what exits, host work and handlers take on the guest clock, whole ns.
     """
 
     scenario: Scenario
@@ -101,20 +108,23 @@ class RunJob:
     record: bool = False
     clock: Callable[[], Ns] | None = None
     sample_capacity: int = 0
+    charge: Costs | None = None
 
     def do(self, machine: Machine, progress: Progress) -> RunReport:
         """Return a :class:`RunReport`; raises :class:`UsageError` for an unsupported event."""
         recorder = Recorder() if self.record else None
+        meter = Meter(self.charge, machine.slot) if self.charge is not None else None
         report = RunReport(Counts(), page_registered=False)
         duration = self.scenario.duration
         hooks = RunHooks(
             progress=lambda now: progress(min(now / duration, 1.0)),
             around_handler=self._timing(report),
             recorder=recorder,
+            meter=meter,
             sample_capacity=self.sample_capacity,
         )
         run = GuestRun(
-            machine.vcpu(self.scenario.races, recorder),
+            machine.vcpu(self.scenario.races, recorder, meter),
             machine.memory,
             machine.page_address,
             self.scenario,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import add
 
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.meter import Meter
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.guest.perf import PerfCore
 from pvpmu.guest.pmu import PmuDriver
@@ -34,6 +35,7 @@ class Counts:
     retired while the page held the counters, by event number. ``retired``: by event kind; ``due``:
     by event number, in the modes that it counts, whether or not it had a counter. ``told``: by
     event number, what was retired while the page said that its live counter does not count.
+    ``elapsed_ns``: guest clock at the end of the window; ``charged_ns``: what a meter charged of it.
     """
 
     handlers: int = 0
@@ -48,6 +50,8 @@ class Counts:
     samples: int = 0
     throttles: int = 0
     samples_digest: str = ""
+    elapsed_ns: Ns = 0
+    charged_ns: Ns = 0
     count: list[int] = field(default_factory=list)
     enabled_ns: list[Ns] = field(default_factory=list)
     running_ns: list[Ns] = field(default_factory=list)
@@ -63,12 +67,15 @@ class RunHooks:
     """What a shell may attach to a run.
 
     ``progress`` is told the guest clock reached (ns) every now and then; ``around_handler`` wraps
-    the NMI handler (the timed pass reads the wall clock there); ``recorder`` counts accesses.
+    the NMI handler (the timed pass reads the wall clock there); ``recorder`` counts accesses;
+    ``meter`` charges exits, host work and handlers to the guest clock, which a script does not let
+    it: its clock is given.
     """
 
     progress: Callable[[Ns], None] | None = None
     around_handler: Callable[[Callable[[], None]], Callable[[], None]] | None = None
     recorder: Recorder | None = None
+    meter: Meter | None = None
     sample_capacity: int = 0
 
 
@@ -89,7 +96,12 @@ class GuestRun:
         self._scenario = scenario
         self._hooks = hooks
         self._recorder = hooks.recorder
+        self._meter = hooks.meter
+        if self._meter is not None:
+            refuse_script(scenario)
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
+        if self._meter is not None:
+            vcpu.exit(ExitReason.CONTROL, value=Control.WORK)
         vcpu.forget_page()
         self.cpuid: PmuCpuid = vcpu.pmu_cpuid()
         if self.cpuid != scenario.cpuid:
@@ -143,9 +155,15 @@ class GuestRun:
         if isinstance(self._program, Scripted):
             self._run_script(self._program)
         else:
+            if self._meter is not None:
+                self._meter.open(self._program)
             self._run_workload(self._program)
         vcpu.exit(ExitReason.CONTROL, value=Control.STOP)
         counts = self.counts
+        counts.elapsed_ns = self._program.now
+        if self._meter is not None:
+            self._meter.close()
+            counts.charged_ns = self._meter.charged
         counts.samples = self.core.samples.total
         counts.samples_digest = self.core.samples.digest
         counts.throttles = self.core.throttles
@@ -173,7 +191,7 @@ class GuestRun:
         self._sched_in()
         while program.now < duration:
             running = self._waited_for(program.now, tick=True)
-            self._vcpu.run_until(program.cycle_of(timers.next_of([*running, "switch"], duration)))
+            self._run_to(program, timers.next_of([*running, "switch"], duration))
             self._interrupts(program, running)
             if timers.due("switch", program.now) and program.now < duration:
                 self._sched_out()
@@ -190,7 +208,8 @@ class GuestRun:
         while program.now < until:
             waking = self._waited_for(program.now, tick=idle.ticks)
             self._vcpu.exit(ExitReason.HLT)
-            program.pass_time(self._timers.next_of(waking, until) - program.now)
+            # What the exit is charged may be more than there was to wait.
+            program.pass_time(max(self._timers.next_of(waking, until) - program.now, 0))
             self._interrupts(program, waking)
         self._timers.skip("tick", program.now)
         self._timers.restart("switch", program.now)
@@ -212,11 +231,19 @@ class GuestRun:
             if name == "tick":
                 self._tick()
             elif name == "mux":
-                self._operation("rotation", lambda: core.rotate(now))
+                self._operation("rotation", lambda: core.rotate(program.now))
                 self.counts.rotations += 1
             else:
                 self._operation("read", core.read)
                 self.counts.reads += 1
+
+    def _run_to(self, program: Workload, until: Ns) -> None:
+        """Run the program until the guest clock reads ``until``."""
+        if self._meter is None:
+            self._vcpu.run_until(program.cycle_of(until))
+        while program.now < until:
+            # What a PMI is charged brings the end nearer.
+            self._vcpu.run_until(program.cycle_of(until), stop_at_pmi=True)
 
     def _run_script(self, program: Scripted) -> None:
         vcpu = self._vcpu
@@ -275,6 +302,8 @@ class GuestRun:
             counts.second_bits += handled - 1
         else:
             counts.spurious += 1
+        if self._meter is not None:
+            self._meter.handled()
         if recorder is not None:
             kind = "pmi" if enabled else "pmi_disabled"
             recorder.end(kind if handled else "pmi_spurious")
@@ -307,6 +336,15 @@ def _timers(scenario: Scenario) -> Timers:
             "switch": (idle.run_us if idle is not None else scenario.switch_us) * 1000,
         }
     )
+
+
+def refuse_script(scenario: Scenario) -> None:
+    """Raise :class:`UsageError` for a scenario whose clock cannot be charged."""
+    if scenario.script is not None:
+        raise UsageError(
+            f"scenario {scenario.name!r} is a script, whose clock is given: nothing can be "
+            "charged to it, only to that of a workload"
+        )
 
 
 def _shape(cpuid: PmuCpuid) -> str:

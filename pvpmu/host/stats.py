@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.shared import registers as msr
+from pvpmu.shared.costs import work_of
 from pvpmu.shared.exits import NMI_BLOCKED, REASON_MASK, ExitReason
 from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import DELIVERY, HANDLER, OTHER, PLACES, TALLY_WORDS
@@ -71,6 +72,13 @@ class HostStats:
     def count_unknown(self, kind: int) -> None:
         """Count an exit whose address is no register."""
         self.counts[UNKNOWN_ADDRESS << KIND_BITS | kind] += 1
+
+    @property
+    def work(self) -> list[int]:
+        """The host's work in all places, as the slot's ``work`` words have it."""
+        done = work_of(0, [sum(words) for words in zip(*self.tallies, strict=True)])
+        counts = (done.live_calls, done.redundant_calls, done.locks, done.placements)
+        return [int(count) for count in counts]
 
     @property
     def exits(self) -> Counter[int]:

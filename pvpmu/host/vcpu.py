@@ -47,6 +47,7 @@ _INTERRUPTIBLE = exits.INTERRUPTIBLE
 _FAULT_GP = exits.FAULT_GP
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
+_WORK_AT, _WORK_END = exits.WORK_AT, exits.WORK_AT + exits.WORK_WORDS
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
 
 
@@ -118,6 +119,8 @@ class HostVcpu(PageRegistrar):
             profile=self.profile,
             event_filter=self.event_filter,
         )
+        self._tells_work = False
+        self._work_told = -1
         self.stats = HostStats(self.delivery.counts)
         self.make_tables()
 
@@ -169,6 +172,8 @@ class HostVcpu(PageRegistrar):
             self.dirty_frames.add(self.page.frame)
         if self.hardware.version != self._live_version:
             self._publish_live()
+        if self._tells_work:
+            self._tell_work()
         slot[_REPLY] = flags
         return reason
 
@@ -197,7 +202,10 @@ class HostVcpu(PageRegistrar):
             self.power_on()
         elif control == Control.CALL:
             return self.on_call is not None and self.on_call()
+        elif control == Control.WORK:
+            self._tells_work = True
         elif control in (Control.START, Control.STOP):
+            self._work_told = -1
             self._has_run = self.has_run
             if control == Control.STOP:
                 self.stats.undelivered = self.delivery.undelivered
@@ -399,6 +407,13 @@ class HostVcpu(PageRegistrar):
             # The vCPU is stopped: nobody looks before the reply, so that one copy will do.
             slot[_LIVE_AT : _LIVE_AT + len(live)] = array("Q", live)
         self._live_version = slot[exits.LIVE_VERSION] = hardware.version
+
+    def _tell_work(self) -> None:
+        """Say what the host has done, if that is more than at the last exit."""
+        done = sum(map(sum, self.stats.tallies))
+        if done != self._work_told:
+            self._work_told = done
+            self._slot[_WORK_AT:_WORK_END] = array("Q", self.stats.work)
 
     # Helpers ----------------------------------------------------------------------------------
 

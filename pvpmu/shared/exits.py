@@ -42,6 +42,8 @@ class Control(enum.IntEnum):
     """Statistics end here; what follows is not counted."""
     CALL = 3
     """Do what the test port's area says, as a VMM's ioctl would; #GP without a test port."""
+    WORK = 4
+    """Until RESET, have the ``work`` words say what the host did since START."""
 
 
 REASON_MASK = 0xFF
@@ -95,6 +97,13 @@ LIVE_AT = SLOT.word(
     "for each counter that counts in the guest: descriptor, distance to overflow",
     count=2 * (MAX_GP + MAX_FIXED + 8),
 )
+SLOT.line(Owner.HOST)
+WORK_AT = SLOT.word("work_live_calls", "perf calls on counters not paused already, since START")
+SLOT.word("work_redundant_calls", "perf calls on counters paused already")
+SLOT.word("work_locks", "perf context locks taken")
+WORK_WORDS = SLOT.word("work_placements", "events placed on hardware counters") - WORK_AT + 1
+"""Measurement only, and only if a CONTROL exit asked for it (WORK): at each VM-entry that can come
+from a counted exit, in the order of :class:`pvpmu.shared.costs.Work` behind its exits."""
 
 LEAF_SIGNATURE = 0x4000_0100
 """CPUID-style leaf that announces the page: EAX highest leaf, EBX ECX EDX the signature."""

@@ -55,6 +55,10 @@ result_high 0xd0 8 host
 live_version 0xd8 8 host
 live_count 0xe0 8 host
 live 0x100 304 host
+work_live_calls 0x240 8 host
+work_redundant_calls 0x248 8 host
+work_locks 0x250 8 host
+work_placements 0x258 8 host
 """
 SEGMENT = """
 ready 0x0 8 host
@@ -85,7 +89,7 @@ def test_the_words_of_version_1_stand_where_they_stood(layout: Layout, pinned: s
             "NONE OK OUTSIDE_MEMORY UNKNOWN_FEATURE MISSING_FEATURE WRONG_VERSION",
         ),
         (Reject, "- RESERVED_BITS BEYOND_WIDTH"),
-        (Control, "RESET START STOP"),
+        (Control, "RESET START STOP CALL WORK"),
         (RefusalCode, "- WRONG_VERSION TOO_MANY_VCPUS BAD_MEMORY BUSY MALFORMED OTHER_USER"),
     ],
 )

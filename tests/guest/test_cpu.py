@@ -265,6 +265,19 @@ def test_the_nearest_overflow_stops_the_program_for_a_pmi() -> None:
     assert host.retired[0][0] == _counts(cycles=200, branches=100)
 
 
+@pytest.mark.parametrize(("skid", "stopped"), [(0, 500), (30, 530)])
+def test_it_can_stop_after_a_pmi_which_may_have_taken_time(skid: int, stopped: int) -> None:
+    host = FakeHost(skid=skid)
+    program = host.vcpu.program = _program()
+    host.live((CYCLES, 3, 500))
+    host.answer = host.live
+    host.vcpu.run_until(1000, stop_at_pmi=True)
+    assert program.cycles == stopped
+    assert host.reasons() == [0]
+    host.vcpu.run_until(1000, stop_at_pmi=True)
+    assert program.cycles == 1000
+
+
 @pytest.mark.rule("BND-17")
 def test_skid_delays_the_pmi_by_its_cycles() -> None:
     host = FakeHost(skid=30)

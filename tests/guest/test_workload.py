@@ -131,6 +131,16 @@ def test_the_clock_reads_at_least_the_time_asked_for_and_not_one_cycle_later(hz:
         assert work.now < when
 
 
+def test_time_that_passes_without_the_program_moves_the_clock_and_nothing_else() -> None:
+    work, other = (Workload([Phase(1 << 40, _rates())], HZ) for _ in range(2))
+    assert work.retire(1000) == other.retire(1000)
+    work.pass_time(777)
+    assert work.now == other.now + 777
+    assert work.cycle_of(work.now + 500) == other.cycle_of(other.now + 500)
+    assert (work.cycles, work.ip, work.phase_left) == (other.cycles, other.ip, other.phase_left)
+    assert work.retire(333) == other.retire(333)
+
+
 def test_the_instruction_pointer_stays_in_the_page_of_its_phase() -> None:
     work = Workload([Phase(3000, _rates(instructions=1)), Phase(50, _rates())], HZ)
     first = work.ip

@@ -9,6 +9,7 @@ from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.exits import FAULT_GP, INJECT_NMI, WANT_NMI_WINDOW, Control, ExitReason
+from pvpmu.shared.tally import PLACEMENTS, REDUNDANT
 
 New = Callable[..., Any]
 ALL_ON = 0x7_0000_00FF
@@ -270,6 +271,43 @@ def test_statistics_cover_exactly_what_lies_between_start_and_stop(trap: Any) ->
     assert stats.accesses[32, msr.GLOBAL_CTRL] == 2
     assert stats.accesses[31, msr.GLOBAL_STATUS] == 1
     assert (stats.pmi.delivered, stats.undelivered) == (1, 0)
+
+
+def work(machine: Any) -> list[int]:
+    return machine.slot[exits.WORK_AT : exits.WORK_AT + exits.WORK_WORDS].tolist()
+
+
+def test_the_work_words_say_what_the_host_did_since_start(new_machine: New) -> None:
+    machine = new_machine(paged=False, is_paused=False)
+    control(machine, Control.RESET)
+    control(machine, Control.WORK)
+    machine.run_four()
+    control(machine, Control.START)
+    machine.read(msr.GLOBAL_STATUS)
+    assert work(machine) == [0, 0, 0, 0]
+    machine.nmi(branches=1000)
+    # The PMU request after an overflow: pause, period, enable; the reload places one event.
+    assert work(machine)[:3] == [3, 0, 3]
+    run_handler(machine)
+    calls = machine.locks()
+    tallies = machine.host.stats.tallies
+    redundant = sum(tally[REDUNDANT] for tally in tallies)
+    placements = sum(tally[PLACEMENTS] for tally in tallies)
+    assert redundant == 7
+    assert work(machine) == [sum(calls) - redundant, redundant, sum(calls), placements]
+
+
+def test_without_being_asked_the_host_says_nothing_of_its_work(trap: Any) -> None:
+    control(trap, Control.START)
+    trap.nmi(branches=1000)
+    assert work(trap) == [0, 0, 0, 0]
+    control(trap, Control.WORK)
+    trap.read(msr.GLOBAL_STATUS)
+    told = work(trap)
+    assert told[0] == 3
+    control(trap, Control.RESET)
+    trap.run_four()
+    assert work(trap) == told
 
 
 def test_a_pmi_on_its_way_at_stop_is_undelivered(trap: Any) -> None:
