@@ -35,7 +35,7 @@ class Counts:
     retired while the page held the counters, by event number. ``retired``: by event kind; ``due``:
     by event number, in the modes that it counts, whether or not it had a counter. ``told``: by
     event number, what was retired while the page said that its live counter does not count.
-    ``elapsed_ns``: guest clock at the end of the window; ``charged_ns``: what a meter charged of it.
+    ``elapsed_ns``: guest clock at the end of the window; ``charged_ns``: what a meter charged.
     """
 
     handlers: int = 0
