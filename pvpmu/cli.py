@@ -1,4 +1,4 @@
-"""``pvpmu``: bench, conform, sweep, registers, abi and cleanup."""
+"""``pvpmu``: bench, conform, cost, design, sweep, registers, abi and cleanup."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from pvpmu.conformance.cli import add_commands
 from pvpmu.cost.cli import add_commands as add_cost_commands
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
+from pvpmu.designcli import add_commands as add_design_commands
 from pvpmu.guest.scenario import load_scenario, scenario_names
 from pvpmu.shared import memory
-from pvpmu.shared.design import design_named, design_names
+from pvpmu.shared.design import ALL, DRIVERS, design_names, designs_named
 from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.page import WORD_OF
 from pvpmu.shared.process import (
@@ -74,14 +75,21 @@ def _parser() -> CommandParser:
         "--design",
         nargs="+",
         action="extend",
-        metavar="NAME",
-        help=f"of {', '.join(design_names())} (default: {' '.join(_DEFAULT_DESIGNS)})",
+        metavar="NAME|FILE",
+        help=f"of {', '.join(design_names())}, or TOML files, or {ALL} for every shipped one "
+        f"(default: {' '.join(_DEFAULT_DESIGNS)})",
     )
     bench.add_argument(
         "--transport",
         choices=TRANSPORTS,
         default="process",
         help="host and guest as processes, or both inside this one (%(default)s)",
+    )
+    bench.add_argument(
+        "--driver",
+        choices=DRIVERS,
+        default=None,
+        help="generation of the guest's driver (default: each design's own)",
     )
     bench.add_argument(
         "--vcpus", type=vcpu_count, metavar="N", help="(what the scenario says, mostly 1)"
@@ -111,6 +119,7 @@ def _parser() -> CommandParser:
     add_commands(commands)
     add_cost_commands(commands)
     add_sweep(commands, _DEFAULT_DESIGNS)
+    add_design_commands(commands)
     registers = commands.add_parser(
         "registers",
         help="print the register table: names, addresses, rules, place in the page",
@@ -146,12 +155,12 @@ def _bench(args: argparse.Namespace) -> int:
 
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
-    names = list(dict.fromkeys(args.design or _DEFAULT_DESIGNS))
+    designs = designs_named(args.design or _DEFAULT_DESIGNS)
     models = models_named(args.cost or [DEFAULT_COST])
     target = None if args.json is None or args.json == "-" else writable(Path(args.json))
     config = BenchConfig(
         scenario=scenario,
-        designs=[design_named(name) for name in names],
+        designs=designs,
         transport=args.transport,
         vcpus=args.vcpus or scenario.vcpus,
         runs=args.runs,
@@ -159,6 +168,7 @@ def _bench(args: argparse.Namespace) -> int:
         pin=args.pin,
         clock=time.perf_counter_ns,
         charge=model_named(args.charge) if args.charge is not None else None,
+        driver=args.driver,
     )
     reference = load_reference(scenario.reference)
     with progress_on(Console(stderr=True)) as progress:

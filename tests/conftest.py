@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from pvpmu.guest.scenario import Scenario, load_scenario, run_seed
 from pvpmu.host.vcpu import HostStats, HostVcpu
 from pvpmu.shared import exits, page
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.design import design_named
+from pvpmu.shared.design import DriverName, design_named
 from pvpmu.shared.events import BY_NAME, KINDS
 from pvpmu.shared.page import PAGE_SIZE
 
@@ -69,12 +69,14 @@ def _run(
     seed: int = 1,
     capacity: int = 0,
     prepare: Callable[[GuestRun, HostVcpu], None] | None = None,
+    driver: DriverName | None = None,
 ) -> InlineRun:
     if isinstance(scenario, str):
         scenario = load_scenario(scenario)
     slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
     memory = memoryview(bytearray(2 * PAGE_SIZE)).cast("Q")
-    host = HostVcpu(slot, memory, design_named(design), scenario.cpuid, load=scenario.host_load)
+    made = design_named(design)
+    host = HostVcpu(slot, memory, made, scenario.cpuid, made.profile, load=scenario.host_load)
     recorder = Recorder()
     races = scenario.races
     vcpu = Vcpu(
@@ -85,7 +87,15 @@ def _run(
         tail=races.handler_tail,
     )
     hooks = RunHooks(recorder=recorder, sample_capacity=capacity)
-    guest = GuestRun(vcpu, memory, PAGE_SIZE, scenario, seed=run_seed(seed, 0, 0), hooks=hooks)
+    guest = GuestRun(
+        vcpu,
+        memory,
+        PAGE_SIZE,
+        scenario,
+        seed=run_seed(seed, 0, 0),
+        hooks=hooks,
+        guest=replace(made.guest, driver=driver) if driver else made.guest,
+    )
     if prepare is not None:
         prepare(guest, host)
     counts = guest.run()
@@ -95,7 +105,7 @@ def _run(
 
 @pytest.fixture(scope="session")
 def inline() -> Callable[..., InlineRun]:
-    """Run (design name, scenario or its name, seed=..., capacity=...) and return what it left.
+    """Run (design name, scenario or its name, seed=, capacity=, driver=); what it left.
 
     ``prepare`` is called with guest and host before the run.
     """

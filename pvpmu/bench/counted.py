@@ -12,7 +12,7 @@ from pvpmu.cost.model import CostModel
 from pvpmu.guest.scenario import Scenario
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.registers import BY_ADDRESS
-from pvpmu.shared.tally import CALL_KINDS, PLACEMENTS, PLACES, REDUNDANT, locks
+from pvpmu.shared.tally import CALL_KINDS, LOCAL_READS, PLACEMENTS, PLACES, REDUNDANT, locks
 
 Json = dict[str, Any]
 
@@ -64,6 +64,8 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "context_locks_by": dict(zip(PLACES, map(locks, totals.tallies), strict=True)),
         "placements": sum(tally[PLACEMENTS] for tally in totals.tallies),
         "placements_by": _by_place(totals, PLACEMENTS),
+        "local_reads": sum(tally[LOCAL_READS] for tally in totals.tallies),
+        "local_reads_by": _by_place(totals, LOCAL_READS),
         "samples": guest["samples"],
         "throttles": guest["throttles"],
         "samples_digest": totals.samples_digest,

@@ -10,7 +10,7 @@ import contextlib
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pvpmu.bench.totals import Totals
@@ -20,7 +20,7 @@ from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, Throug
 from pvpmu.guest.machine import Job, RunJob, RunReport
 from pvpmu.guest.runner import refuse_script
 from pvpmu.guest.scenario import Scenario, run_seed
-from pvpmu.shared.design import Design
+from pvpmu.shared.design import Design, DriverName, GuestDesign
 from pvpmu.shared.units import NS_PER_S, Ns
 
 TIMED_PASSES = 3
@@ -40,6 +40,7 @@ class BenchConfig:
     """What to measure. ``clock`` returns wall ns; ``pin``: see PINS.
 
     ``charge``: the model charged to the guest clock; raises :class:`UsageError` for a script.
+    ``driver``: the guest's driver generation, else each design's own.
     """
 
     scenario: Scenario
@@ -51,17 +52,24 @@ class BenchConfig:
     pin: str
     clock: Callable[[], Ns]
     charge: CostModel | None = None
+    driver: DriverName | None = None
 
     def __post_init__(self) -> None:
         if self.charge is not None:
             refuse_script(self.scenario)
 
+    def guest(self, name: str) -> GuestDesign:
+        """The guest's side of the design of that name."""
+        (guest,) = (design.guest for design in self.designs if design.name == name)
+        return guest if self.driver is None else replace(guest, driver=self.driver)
+
     def job(
-        self, seed: int, *, record: bool = False, clock: Callable[[], Ns] | None = None
+        self, design: str, seed: int, *, record: bool = False, clock: Callable[[], Ns] | None = None
     ) -> RunJob:
         """One pass on one vCPU, counted (``record``) or timed (``clock``)."""
         charge = self.charge.costs.rounded() if self.charge is not None else None
-        return RunJob(self.scenario, seed, record=record, clock=clock, charge=charge)
+        guest = self.guest(design)
+        return RunJob(self.scenario, seed, record=record, clock=clock, charge=charge, guest=guest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +158,13 @@ def _one_run(
     label = f"run {run + 1} of {config.runs}"
     recorded: dict[str, list[RunReport]] = {}
     for name in _rotated(list(vms), run):
-        jobs = [config.job(seed, record=True) for seed in seeds]
+        jobs = [config.job(name, seed, record=True) for seed in seeds]
         recorded[name] = work.run(vms[name], jobs, f"{name}: {label}, counting")
         for report, stats in zip(recorded[name], vms[name].stats(), strict=True):
             totals[name].add_recorded(report, stats)
     for turn in range(TIMED_PASSES):
         for name in _rotated(list(vms), run + turn):
-            jobs = [config.job(seed, clock=config.clock) for seed in seeds]
+            jobs = [config.job(name, seed, clock=config.clock) for seed in seeds]
             timed = work.run(vms[name], jobs, f"{name}: {label}, timing")
             totals[name].add_timed(timed, recorded[name])
 

@@ -167,6 +167,7 @@ def _perf() -> Iterator[Row]:
         ("calls", "perf calls"),
         ("context_locks", "context locks"),
         ("placements", "hardware placements"),
+        ("local_reads", "counter reads without a call"),
     ):
         places = {place: (lambda d, k=key, p=place: _work(d, k, p)) for place, _ in _PLACES}
         for place, where in _PLACES:

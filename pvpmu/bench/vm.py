@@ -60,7 +60,8 @@ class InlineVm:
         self._machines: list[Machine] = []
         for vcpu in range(config.vcpus):
             slot = memoryview(bytearray(SLOT_SIZE)).cast("Q")
-            host = HostVcpu(slot, memory, config.design, config.cpuid, load=config.load)
+            design = config.design
+            host = HostVcpu(slot, memory, design, config.cpuid, design.profile, load=config.load)
             self._hosts.append(host)
             self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
 
@@ -90,7 +91,8 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     Raises ``PeerError`` with the host's own words when it ends early.
     """
     shape = config.cpuid
-    options = ["--design", config.design.name, "--pin", config.pin, "--vcpus", str(config.vcpus)]
+    design = config.design.origin or config.design.name
+    options = ["--design", design, "--pin", config.pin, "--vcpus", str(config.vcpus)]
     options += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
     load = config.load
     options += ["--physical-gp", str(load.gp), "--physical-fixed", str(load.fixed)]

@@ -6,14 +6,15 @@ import argparse
 import secrets
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pvpmu.conformance.target import Target
 from pvpmu.conformance.vector import PATHS, PROFILES, load_vectors
+from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import UsageError
 
+DESIGN_HELP = "the target's host works as this design says (default: as KVM)"
 _OPERATIONS = 100_000
 _SEEDS = 1 << 32
 _PATHS = {"both": PATHS, "trap": PATHS[:1], "page": PATHS[1:]}
@@ -37,6 +38,7 @@ def add_commands(actions: Any) -> None:  # argparse names the type privately
     random.add_argument(
         "--profile", choices=PROFILES, default="", help="one profile (default: all in turn)"
     )
+    random.add_argument("--design", metavar="NAME|FILE", help=DESIGN_HELP)
     random.add_argument("--out", metavar="FILE", help="write the vector there, not to the screen")
     selftest = actions.add_parser(
         "selftest",
@@ -58,7 +60,7 @@ def _count(text: str) -> int:
     return value
 
 
-def _random(args: argparse.Namespace, new_target: Callable[[], Target] | None = None) -> int:
+def _random(args: argparse.Namespace) -> int:
     from pvpmu.conformance import fuzz, replay  # noqa: PLC0415 (slower to load than to list)
 
     seed = secrets.randbelow(_SEEDS) if args.seed is None else args.seed
@@ -67,7 +69,7 @@ def _random(args: argparse.Namespace, new_target: Callable[[], Target] | None = 
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"{out.parent}: is no folder")
     outcome = fuzz.run(
-        (new_target or _inline)(),
+        _inline(args.design),
         operations=args.ops,
         seed=seed,
         profile=args.profile,
@@ -85,6 +87,8 @@ def _random(args: argparse.Namespace, new_target: Callable[[], Target] | None = 
     print(f"difference: {found.difference}", file=sys.stderr)
     words = ["pvpmu", "conform", "random", "--seed", str(found.seed), "--ops", "1"]
     words += ["--path", args.path, "--profile", found.profile]
+    if args.design:
+        words += ["--design", args.design]
     print(f"replay: {shlex.join(words)}", file=sys.stderr)
     if out is None:
         sys.stdout.write(text.decode())
@@ -125,7 +129,7 @@ def _selftest(args: argparse.Namespace) -> int:
     return 1 if survived or broken or bad else 0
 
 
-def _inline() -> Target:
+def _inline(design_name: str | None) -> Target:
     from pvpmu.conformance.inline import InlineTarget  # noqa: PLC0415
 
-    return InlineTarget()
+    return InlineTarget(design_named(design_name) if design_name else None)

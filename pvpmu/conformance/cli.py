@@ -13,8 +13,10 @@ import msgspec
 
 from pvpmu.conformance import checks
 from pvpmu.conformance.catalogue import load_catalogue
+from pvpmu.conformance.checks import DESIGN_HELP
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
+from pvpmu.shared.design import Design, design_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import seconds, writable
 
@@ -81,6 +83,7 @@ def _add_run(actions: Any) -> None:
         metavar="TARGET",
         help="inline, process, or adapter:COMMAND (%(default)s)",
     )
+    run.add_argument("--design", metavar="NAME|FILE", help=DESIGN_HELP)
     run.add_argument(
         "--timeout",
         type=seconds,
@@ -135,15 +138,18 @@ def _run(args: argparse.Namespace) -> int:
     for name in asked.values():
         if name != "-":
             writable(Path(name))
+    design = design_named(args.design) if args.design else None
     config = RunConfig(
         path=args.path,
         profile=args.profile,
         strict=args.strict,
         target=args.target,
+        design=args.design or "",
+        gives_up=design.gives_up if design is not None else {},
         extra=tuple(args.extra),
         limit_s=args.timeout,
     )
-    runner = Runner(_opener(args.target, args.timeout), config)
+    runner = Runner(_opener(args.target, args.timeout, design), config)
     try:
         result = runner.run(vectors)
     finally:
@@ -181,17 +187,19 @@ def _print(result: RunResult, *, skips: bool) -> None:
     print_run(result, Console(), skips=skips)
 
 
-def _opener(name: str, limit_s: float) -> Callable[[], Target]:
+def _opener(name: str, limit_s: float, design: Design | None) -> Callable[[], Target]:
     """How to open a target that the command line names."""
     if name == "inline":
         from pvpmu.conformance.inline import InlineTarget  # noqa: PLC0415
 
-        return InlineTarget
+        return lambda: InlineTarget(design)
     if name == "process":
         from pvpmu.conformance.process import ProcessTarget  # noqa: PLC0415
 
-        return lambda: ProcessTarget(limit_s)
+        return lambda: ProcessTarget(limit_s, design)
     kind, _, command = name.partition(":")
+    if kind == "adapter" and design is not None:
+        raise UsageError(f"--design {design.name}: an adapter has a design of its own")
     if kind == "adapter":
         from pvpmu.conformance.adapter import AdapterTarget  # noqa: PLC0415
 

@@ -22,8 +22,8 @@ _ANY = Design(name="none yet", summary="the first call configures it", is_paused
 class InlineTarget(MachineTarget):
     """Host and guest in this process."""
 
-    def __init__(self) -> None:
-        super().__init__("inline", (*FEATURES, "race"))
+    def __init__(self, design: Design | None = None) -> None:
+        super().__init__("inline", (*FEATURES, "race"), design)
         self._races = False
 
     def reset(self, config: Mapping[str, Json]) -> None:

@@ -23,7 +23,7 @@ from pvpmu.guest.testport import PortCalls
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import Leaf, PmuCpuid, clamped
-from pvpmu.shared.design import Design
+from pvpmu.shared.design import KVM_AXES, Design
 from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.events import BRANCHES, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
@@ -40,7 +40,9 @@ FEATURES = (
     "emulated-retirement", "privilege", "idle-time", "pmu-disable",
     "host-event-flags", "move", "interrupt-flag",
 )  # fmt: skip
+_KVM = Design(name="conformance", summary="as the vector says", is_paused=True, page=False)
 _PROFILES = tuple(PROFILES)
+_HOST_WORK = ("calls", "host-events")
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
@@ -63,10 +65,19 @@ class Board:
 
 
 class MachineTarget:
-    """A target whose guest runs in this process, on the boards that :meth:`boards` gives."""
+    """A target whose guest runs in this process, on the boards that :meth:`boards` gives.
 
-    def __init__(self, name: str, features: tuple[str, ...]) -> None:
+    ``design``: what its host does where the vectors leave it free; KVM's without.
+    """
+
+    def __init__(self, name: str, features: tuple[str, ...], design: Design | None = None) -> None:
         self._name = name
+        self._design = design or _KVM
+        if design is not None:
+            self._name = f"{name}, design {design.name}"
+            if design.host_axes != KVM_AXES or design.shares_lock:
+                # How many calls it makes is just what such a design changes.
+                features = tuple(each for each in features if each not in _HOST_WORK)
         self._features = features
         self._machines: list[Machine] = []
         self._on_nmi: OnNmi = _nobody
@@ -90,7 +101,7 @@ class MachineTarget:
             self._on_nmi(number)
 
         self._machines = [
-            Machine(number, board, c, call_back)
+            Machine(number, board, c, call_back, self._design)
             for number, board in enumerate(self.boards(c["vcpus"], c["pages"]))
         ]
         for machine in self._machines:
@@ -119,7 +130,12 @@ class Machine:
     """One vCPU, and the calls of its VMM."""
 
     def __init__(
-        self, number: int, board: Board, config: Fields, on_nmi: Callable[[int], None]
+        self,
+        number: int,
+        board: Board,
+        config: Fields,
+        on_nmi: Callable[[int], None],
+        design: Design,
     ) -> None:
         self._number = number
         self._config = config
@@ -136,7 +152,7 @@ class Machine:
         self._vcpu.on_nmi = self._nmi_taken
         self._vcpu.on_interrupt = lambda _: self._nmi_taken()
         self._tell = on_nmi
-        self._design = _design(config)
+        self._design = _design(config, design)
         self._profile = _profile(config)
         self._exits: Counter[int] = Counter()
         self.current = self.shape({})
@@ -383,10 +399,9 @@ class Machine:
         return _value(_attribute(event, f["of"]))
 
 
-def _design(c: Fields) -> Design:
-    return Design(
-        name="conformance",
-        summary="as the vector says",
+def _design(c: Fields, base: Design) -> Design:
+    return replace(
+        base,
         is_paused=c["is_paused"],
         page=c["page"],
         freeze=c["page"] and c["freeze"],

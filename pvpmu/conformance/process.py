@@ -18,6 +18,7 @@ import posix_ipc
 from pvpmu.conformance.machine import FEATURES, Board, MachineTarget
 from pvpmu.conformance.target import Json, OnNmi, Reply
 from pvpmu.guest.session import join
+from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.handoff import Attached
 from pvpmu.shared.hostprocess import WAIT_S, HostProcess, host_process
@@ -34,8 +35,8 @@ class ProcessTarget(MachineTarget):
     ``limit_s``: how long a VM-entry may take.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__("process", (*FEATURES, "kill"))
+    def __init__(self, limit_s: float, design: Design | None = None) -> None:
+        super().__init__("process", (*FEATURES, "kill"), design)
         self._limit_s = limit_s
         self._vms: dict[tuple[int, int], _Vm] = {}
         self._vm: _Vm | None = None

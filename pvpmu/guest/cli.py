@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from pvpmu.guest.machine import RunJob, RunReport
 from pvpmu.guest.scenario import Scenario, load_scenario, run_seed, scenario_names
 from pvpmu.guest.session import Session, open_session
 from pvpmu.shared.control import VcpuStats
+from pvpmu.shared.design import DRIVERS, GuestDesign, design_named, design_names
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import (
@@ -65,6 +69,18 @@ def _parser() -> CommandParser:
         metavar="S",
         help="how long to wait for the host (%(default)g s)",
     )
+    parser.add_argument(
+        "--design",
+        default=None,
+        metavar="NAME|FILE",
+        help="whose guest side to use (default: the host's design, if it is a shipped one)",
+    )
+    parser.add_argument(
+        "--driver",
+        choices=DRIVERS,
+        default=None,
+        help="generation of the PMU driver (default: the design's own)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -86,8 +102,10 @@ def run(argv: list[str]) -> int:
         memory_bytes=args.memory,
     ) as session:
         result["design"] = session.design
+        guest = _guest_side(args, session.design)
+        result["driver"] = guest.driver
         for run in range(args.runs):
-            for vcpu, entry in enumerate(_one_run(session, scenario, args.seed, run)):
+            for vcpu, entry in enumerate(_one_run(session, scenario, guest, args.seed, run)):
                 result["runs"].append({"run": run, "vcpu": vcpu, **entry})
                 if not args.json:
                     _print_run(result["runs"][-1])
@@ -96,9 +114,25 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _one_run(session: Session, scenario: Scenario, seed: int, run: int) -> list[dict[str, Any]]:
+def _guest_side(args: argparse.Namespace, host_design: str) -> GuestDesign:
+    """The guest's side of the design that was asked for, or that the host serves."""
+    if args.design is not None:
+        guest = design_named(args.design).guest
+    elif host_design in design_names():
+        guest = design_named(host_design).guest
+    else:
+        raise UsageError(
+            f"the host serves design {host_design!r}, which is no shipped one: "
+            "give the same file with --design"
+        )
+    return guest if args.driver is None else replace(guest, driver=args.driver)
+
+
+def _one_run(
+    session: Session, scenario: Scenario, guest: GuestDesign, seed: int, run: int
+) -> list[dict[str, Any]]:
     jobs = [
-        RunJob(scenario, run_seed(seed, run, vcpu), clock=time.perf_counter_ns)
+        RunJob(scenario, run_seed(seed, run, vcpu), clock=time.perf_counter_ns, guest=guest)
         for vcpu in range(session.vcpus)
     ]
     reports = session.run(jobs)

@@ -17,6 +17,7 @@ from pvpmu.guest.recorder import OperationCounts, Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
 from pvpmu.shared.costs import Costs
+from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.units import Ns
 
@@ -101,6 +102,7 @@ class RunJob:
 
     ``clock`` is only read when timing; it returns ns. ``sample_capacity``: samples to bring back.
     ``charge``: what exits, host work and handlers take on the guest clock, whole ns.
+    ``guest``: the guest's side of a design.
     """
 
     scenario: Scenario
@@ -109,6 +111,7 @@ class RunJob:
     clock: Callable[[], Ns] | None = None
     sample_capacity: int = 0
     charge: Costs | None = None
+    guest: GuestDesign = field(default_factory=GuestDesign)
 
     def do(self, machine: Machine, progress: Progress) -> RunReport:
         """Return a :class:`RunReport`; raises :class:`UsageError` for an unsupported event."""
@@ -130,6 +133,7 @@ class RunJob:
             self.scenario,
             seed=self.seed,
             hooks=hooks,
+            guest=self.guest,
         )
         start = self.clock() if self.clock is not None else 0
         report.counts = run.run()

@@ -1,4 +1,4 @@
-"""The guest's PMU driver: Linux's access sequences (``linux-5.14``), nothing paravirtual.
+"""The guest's PMU driver: Linux's access sequences, by generation, nothing paravirtual.
 
 Source: ``arch/x86/events/core.c`` and ``intel/core.c`` (``intel_pmu_handle_irq`` with late ack,
 ``x86_pmu_start``, ``x86_pmu_stop``, ``x86_perf_event_update``, ``x86_perf_event_set_period``,
@@ -75,6 +75,24 @@ class HwEvent:
     modes: int = _BOTH
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What differs between the drivers of two kernels.
+
+    ``caches_fixed_ctr_ctrl``: starting or stopping a fixed counter changes a copy of
+    FIXED_CTR_CTRL, which is written, if it changed, when the PMU is enabled (Linux 6.1 on,
+    ``intel_pmu_enable_fixed``, ``__intel_pmu_enable_all``). Else each is a read and a write.
+    """
+
+    name: str
+    caches_fixed_ctr_ctrl: bool
+
+
+LINUX_5_14 = Generation(name="linux-5.14", caches_fixed_ctr_ctrl=False)
+LINUX_6_12 = Generation(name="linux-6.12", caches_fixed_ctr_ctrl=True)
+GENERATIONS = {generation.name: generation for generation in (LINUX_5_14, LINUX_6_12)}
+
+
 class PmuDriver:
     """One CPU's PMU driver state (struct cpu_hw_events).
 
@@ -82,7 +100,9 @@ class PmuDriver:
     to, in counts.
     """
 
-    def __init__(self, access: MsrAccess, cpuid: PmuCpuid) -> None:
+    def __init__(
+        self, access: MsrAccess, cpuid: PmuCpuid, generation: Generation = LINUX_5_14
+    ) -> None:
         self._rdmsr = access.rdmsr
         self._wrmsr = access.wrmsr
         self._rdpmc = access.rdpmc
@@ -94,6 +114,8 @@ class PmuDriver:
         self._by_counter: dict[int, HwEvent] = {}
         self._disable_depth = 0
         self.enabled = True
+        self._caches_fixed = generation.caches_fixed_ctr_ctrl
+        self._fixed_ctrl = self._active_fixed_ctrl = 0
 
     # PMU-wide --------------------------------------------------------------------------------
 
@@ -115,6 +137,13 @@ class PmuDriver:
         if fresh:
             self._wrmsr(msr.LVTPC, LVT_NMI)
         self.enabled = True
+        self._enable_all()
+
+    def _enable_all(self) -> None:
+        """__intel_pmu_enable_all."""
+        if self._fixed_ctrl != self._active_fixed_ctrl:
+            self._wrmsr(msr.FIXED_CTR_CTRL, self._fixed_ctrl)
+            self._active_fixed_ctrl = self._fixed_ctrl
         self._wrmsr(msr.GLOBAL_CTRL, self._all_on)
 
     def assign(self, hw: HwEvent) -> bool:
@@ -216,7 +245,7 @@ class PmuDriver:
             status = self._rdmsr(msr.GLOBAL_STATUS)
         self.enabled = was_enabled
         if was_enabled:
-            self._wrmsr(msr.GLOBAL_CTRL, self._all_on)
+            self._enable_all()
         self._wrmsr(msr.LVTPC, LVT_NMI)
         return handled
 
@@ -252,6 +281,9 @@ class PmuDriver:
         return True
 
     def _write_fixed(self, number: int, nibble: int) -> None:
+        if self._caches_fixed:
+            self._fixed_ctrl = self._fixed_ctrl & ~(0xF << 4 * number) | nibble << 4 * number
+            return
         control = self._rdmsr(msr.FIXED_CTR_CTRL)
         control = control & ~(0xF << 4 * number) | nibble << 4 * number
         self._wrmsr(msr.FIXED_CTR_CTRL, control)

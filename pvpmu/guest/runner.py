@@ -10,13 +10,14 @@ from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.guest.perf import PerfCore
-from pvpmu.guest.pmu import PmuDriver
+from pvpmu.guest.pmu import GENERATIONS, PmuDriver
 from pvpmu.guest.recorder import RecordedAccess, Recorder
 from pvpmu.guest.scenario import Scenario
 from pvpmu.guest.script import Kind, Scripted, make_steps
 from pvpmu.guest.timers import Timers
 from pvpmu.guest.workload import Workload
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
@@ -91,6 +92,7 @@ class GuestRun:
         *,
         seed: int,
         hooks: RunHooks,
+        guest: GuestDesign | None = None,
     ) -> None:
         self._vcpu = vcpu
         self._scenario = scenario
@@ -114,7 +116,8 @@ class GuestRun:
         access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
         if self._recorder is not None:
             access = RecordedAccess(access, self._recorder)
-        self._driver = PmuDriver(access, self.cpuid)
+        generation = GENERATIONS[(guest or GuestDesign()).driver]
+        self._driver = PmuDriver(access, self.cpuid, generation)
         self.core = PerfCore(
             self._driver,
             scenario.configs(self.cpuid),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 
 from pvpmu.guest.perf_event import EventConfig
 from pvpmu.guest.scenario_tables import MAX_US, MODIFIERS, Host, Idle, Races, Rates, ScenarioEvent
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.datafile import load_toml
+from pvpmu.shared.datafile import data_text, load_toml, shipped_names
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import EVENTS, event_named
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
@@ -176,8 +174,7 @@ class Scenario:
 
 def scenario_names() -> list[str]:
     """The shipped scenarios, sorted."""
-    folder = resources.files("pvpmu") / _FOLDER
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return shipped_names(_FOLDER)
 
 
 def load_scenario(name: str) -> Scenario:
@@ -185,22 +182,8 @@ def load_scenario(name: str) -> Scenario:
 
     Raises :class:`UsageError` naming the scenarios that exist, or file, line and field.
     """
-    if name in scenario_names():
-        text = (resources.files("pvpmu") / _FOLDER / f"{name}.toml").read_text("utf-8")
-        return load_toml(text, source=f"scenario {name}", kind=Scenario)
-    path = Path(name)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a scenario file")
-    if not path.exists():
-        raise UsageError(
-            f"unknown scenario {name!r}: no such file, and the shipped ones are "
-            f"{', '.join(scenario_names())}"
-        )
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    return load_toml(text, source=str(path), kind=Scenario)
+    text, source = data_text(name, folder=_FOLDER, what="scenario")
+    return load_toml(text, source=source, kind=Scenario)
 
 
 def run_seed(seed: int, run: int, vcpu: int) -> int:

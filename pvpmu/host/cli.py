@@ -12,7 +12,7 @@ from pvpmu.shared.errors import UsageError
 from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
-from pvpmu.shared.profile import KVM_5_14, PROFILES, profile_named
+from pvpmu.shared.profile import PROFILES, profile_named
 
 _DEFAULT_WAIT_S = 60.0
 
@@ -34,8 +34,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--design",
         default="page",
-        metavar="NAME",
-        help=f"one of {', '.join(design_names())} (%(default)s)",
+        metavar="NAME|FILE",
+        help=f"one of {', '.join(design_names())}, or a TOML file (%(default)s)",
     )
     parser.add_argument("--vcpus", type=vcpu_count, default=1, metavar="N", help="(%(default)s)")
     parser.add_argument(
@@ -70,9 +70,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--profile",
-        default=KVM_5_14.name,
+        default="",
         metavar="NAME",
-        help=f"where sources disagree: one of {', '.join(PROFILES)} (%(default)s)",
+        help=f"where sources disagree: one of {', '.join(PROFILES)} (default: the design's host)",
     )
     own = HostLoad()
     parser.add_argument(
@@ -116,9 +116,10 @@ def _parser() -> CommandParser:
 def run(argv: list[str]) -> int:
     """Run the command's body; raises its errors."""
     args = _parser().parse_args(argv)
+    design = design_named(args.design)
     config = HostConfig(
         name=checked_vm_name(args.name),
-        design=design_named(args.design),
+        design=design,
         vcpus=args.vcpus,
         cpuid=PmuCpuid(
             gp=args.gp,
@@ -127,7 +128,7 @@ def run(argv: list[str]) -> int:
             fixed_width=args.width,
             version=args.pmu_version,
         ),
-        profile=profile_named(args.profile),
+        profile=profile_named(args.profile) if args.profile else design.profile,
         load=_load(args),
         test_port=args.test_port,
         pin=args.pin,

@@ -102,6 +102,17 @@ class Counters:
             enabled = pmc.bit if pmc.eventsel & FIXED_EN else 0
             self.own_enable = self.own_enable & ~pmc.bit | enabled
 
+    def values(self, bank: list[Pmc]) -> list[int]:
+        """What the counters of a bank hold as far as it is known without a perf call.
+
+        Exact for what does not run; else the value at the last stop or write.
+        """
+        return [pmc.accumulator & pmc.mask for pmc in bank]
+
+    def set_value(self, pmc: Pmc, value: int) -> None:
+        """Set a counter that does not run, without starting anything (an import)."""
+        pmc.accumulator = value
+
     # Building blocks, named as in pmu.c --------------------------------------------------------
 
     def read(self, pmc: Pmc) -> int:
@@ -126,6 +137,9 @@ class Counters:
             self._perf.tally[REDUNDANT] += 1
         pmc.accumulator = pmc.accumulator + self._perf.pause(event) & pmc.mask
         pmc.is_paused = True
+
+    stop = pause
+    """How a counter stops whose global enable goes, or that a freeze stops: an axis of a design."""
 
     def reprogram(self, pmc: Pmc) -> None:
         """reprogram_gp_counter, reprogram_fixed_counter: pause, then start if enabled.
@@ -157,26 +171,35 @@ class Counters:
         if self.reprogram_pmi:
             self.reprogram_pmi &= ~pmc.bit
 
+    def request_reprogram(self, pmc: Pmc) -> None:
+        """Start or stop a counter as its control words say: now, or at VM-entry."""
+        if self.profile.deferred_reprogram:
+            self.reprogram_pmi |= pmc.bit
+            self._delivery.requests |= REQUEST_PMU
+        else:
+            self.reprogram(pmc)
+
     def start_paused(self) -> None:
         """Start every enabled counter that does not run (COMMIT, after its write took effect)."""
         for pmc in self._among(self.live):
             if pmc.is_paused or pmc.event is None:
-                self.reprogram(pmc)
+                self.request_reprogram(pmc)
 
-    def pause_live(self) -> None:
+    def stop_live(self) -> None:
         """Stop every enabled counter (freeze)."""
         for pmc in self._among(self.live):
-            self.pause(pmc)
+            self.stop(pmc)
 
     def handle_pmu_request(self, *, pause_only: bool) -> None:
-        """kvm_pmu_handle_event: reprogram what overflowed.
+        """kvm_pmu_handle_event: reprogram what overflowed, and what was deferred.
 
         ``pause_only``: the counters are about to be frozen, so that restarting is wasted.
         """
+        deferred = self.profile.deferred_reprogram
         for pmc in self._among(self.reprogram_pmi):
-            if pmc.event is None or pause_only:
+            if pmc.event is None or pause_only or deferred:
                 self.reprogram_pmi &= ~pmc.bit
-            if pmc.event is not None:
+            if pmc.event is not None or deferred:
                 if pause_only:
                     self.pause(pmc)
                 else:

@@ -21,12 +21,15 @@ from pvpmu.shared.tally import (
     CREATE,
     DISABLE,
     ENABLE,
+    LOCAL_READS,
     PAUSE,
     PERIOD,
     PLACEMENTS,
     READ_VALUE,
     RELEASE,
+    SHARED_LOCKS,
     TALLY_WORDS,
+    calls,
 )
 
 _MAX_PERIOD = 1 << 63
@@ -63,7 +66,8 @@ class PerfEvent:
     """A host perf_event: ``kind`` as in its ``attr``.
 
     ``count`` is since the last reset, ``left`` the distance to overflow. ``counter``: the one it
-    is on, None unless ACTIVE; ``last``: the one it was on. ``failed``: state ERROR.
+    is on, None unless ACTIVE; ``last``: the one it was on. ``masked``: VM-entry leaves that counter
+    off in GLOBAL_CTRL. ``failed``: state ERROR.
     """
 
     __slots__ = (
@@ -74,6 +78,7 @@ class PerfEvent:
         "kind",
         "last",
         "left",
+        "masked",
         "on_overflow",
         "period",
         "prev",
@@ -88,6 +93,7 @@ class PerfEvent:
         self.prev = 0
         self.counter: Counter | None = None
         self.last: Counter | None = None
+        self.masked = False
         self.failed = False
         self.on_overflow = on_overflow
 
@@ -139,7 +145,8 @@ class PerfContext:
             return None
         event = PerfEvent(attr, period, on_overflow)
         self.events.append(event)
-        self._install(event)
+        if self._install(event):
+            self._rescheduled()
         return event
 
     def pause(self, event: PerfEvent) -> int:
@@ -147,7 +154,7 @@ class PerfContext:
         self.tally[PAUSE] += 1
         if event.counter is not None:
             self._remove(event, event.counter)
-        event.failed = False
+        event.failed = event.masked = False
         count = event.count
         event.count = 0
         return count
@@ -176,8 +183,8 @@ class PerfContext:
     def enable(self, event: PerfEvent) -> None:
         """perf_event_enable: put the event, and with it the whole context, on the counters."""
         self.tally[ENABLE] += 1
-        if event.counter is None:
-            self._install(event)
+        if event.counter is None and self._install(event):
+            self._rescheduled()
 
     def disable(self, event: PerfEvent) -> None:
         """perf_event_disable: stop; the count stays."""
@@ -197,7 +204,9 @@ class PerfContext:
         active = self._active.copy()
         for event in active:
             assert event.counter is not None
+            masked = event.masked
             self._remove(event, event.counter)
+            event.masked = masked
         return active
 
     def sched_in(self, events: list[PerfEvent], pmu: PhysicalPmu) -> None:
@@ -210,10 +219,35 @@ class PerfContext:
             self.pmu = pmu
             for event in self.events:
                 event.last = None
-        placed = self.tally[PLACEMENTS]
         for event in events:
             self._install(event)
-        self.tally[PLACEMENTS] = placed + len(self._active)
+        self.tally[PLACEMENTS] += len(self._active)
+
+    # Without an interface of perf, and so without its lock: what code can do on the CPU that the
+    # events are on, with interrupts off.
+
+    def mask(self, event: PerfEvent) -> None:
+        """From the next VM-entry on its counter is off in the guest; the event stays on it.
+
+        Reads the counter as perf_event_read_local does, so that the event's count is exact.
+        """
+        event.masked = True
+        if event.counter is not None:
+            self.tally[LOCAL_READS] += 1
+            self._update(event, event.counter)
+            self.pmu.stop(event.counter)
+
+    def unmask(self, event: PerfEvent) -> None:
+        """From the next VM-entry on its counter counts on in the guest."""
+        event.masked = False
+        if event.counter is not None and event.kind is not None:
+            self.pmu.start(event.counter, event.counter.value)
+
+    def rearm(self, event: PerfEvent, period: int) -> None:
+        """In the PMI handler: overflow next after ``period`` counts from now."""
+        event.period = event.left = period
+        if event.counter is not None:
+            self._restart(event, event.counter)
 
     def handle_nmi(self) -> None:
         """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
@@ -236,37 +270,43 @@ class PerfContext:
             if overflowed:
                 event.on_overflow()
 
-    def _install(self, event: PerfEvent) -> None:
+    def _install(self, event: PerfEvent) -> bool:
+        """Put an event on a counter; returns whether there was one."""
         if self.beside is None:
-            self._put(event)
-        else:
-            self.beside.make_room()
-            self._put(event)
-            self.tally[PLACEMENTS] += self.beside.refill()
+            return self._put(event)
+        self.beside.make_room()
+        done = self._put(event)
+        self.tally[PLACEMENTS] += self.beside.refill()
+        return done
 
-    def _put(self, event: PerfEvent) -> None:
+    def _put(self, event: PerfEvent) -> bool:
         counter = event.last
         if counter is None or counter.taken:
             counter = self._free_counter(event.kind) or self._vacated_counter()
             if counter is None:
                 event.failed = event.attr.pinned
                 self.refused += 1
-                return
+                return False
             event.last = counter
         event.counter = counter
         counter.taken = True
-        active = self._active
-        active.append(event)
+        self._active.append(event)
         self._reload(event, counter)
-        # A pinned event reschedules the whole context: every event of it is placed again. The
-        # others come back to the same counter with the same distance, so only the count changes.
-        self.tally[PLACEMENTS] += len(active)
+        return True
+
+    def _rescheduled(self) -> None:
+        """A pinned event was enabled: every event of the context is taken off and placed again.
+
+        The others come back to the same counter with the same distance, so only the count changes.
+        """
+        self.tally[PLACEMENTS] += len(self._active)
 
     def _remove(self, event: PerfEvent, counter: Counter) -> None:
         self._update(event, counter)
         self.pmu.stop(counter)
         counter.taken = False
         event.counter = None
+        event.masked = False
         self._active.remove(event)
 
     def _free_counter(self, kind: int | None) -> Counter | None:
@@ -318,4 +358,36 @@ class PerfContext:
                 counter.owner = event
                 attr = event.attr
                 self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
-            self.pmu.start(counter, value)
+            if event.masked:
+                counter.value = value
+            else:
+                self.pmu.start(counter, value)
+
+
+class SharedLockContext(PerfContext):
+    """A context whose lock is taken once for all calls of one exit, with one reschedule.
+
+    No such interface exists; the 2021 mail calls it impractical. Between :meth:`begin` and
+    :meth:`end` lies one exit.
+    """
+
+    def __init__(self, pmu: PhysicalPmu) -> None:
+        super().__init__(pmu)
+        self._calls_before = 0
+        self._enabled = False
+
+    def begin(self) -> None:
+        """An exit begins: nothing holds the lock."""
+        self._calls_before = calls(self.tally)
+        self._enabled = False
+
+    def end(self) -> None:
+        """It ends: count the lock once, and each event that is on a counter placed once."""
+        made = calls(self.tally) - self._calls_before
+        if made:
+            self.tally[SHARED_LOCKS] += made - 1
+        if self._enabled:
+            self.tally[PLACEMENTS] += len(self._active)
+
+    def _rescheduled(self) -> None:
+        self._enabled = True

@@ -143,7 +143,7 @@ class HostPage:
 
     def freeze_now(self) -> None:
         """Stop counting at the entry that injects a PMI's NMI."""
-        self._vpmu.pause_live()
+        self._vpmu.stop_live()
         self._vpmu.held = True
         self._freeze_seq = self._freeze_seq + 1 & U64_MASK
         self.registers_changed()
@@ -335,7 +335,7 @@ class HostPage:
             values[_FIXED_CTR_CTRL] = vpmu.fixed_ctr_ctrl
         values[_LVTPC] = self._delivery.lvtpc
         for first, bank in ((_PMC, vpmu.gp), (_FIXED_CTR, vpmu.fixed)):
-            values[first : first + len(bank)] = [pmc.accumulator & pmc.mask for pmc in bank]
+            values[first : first + len(bank)] = vpmu.values(bank)
         values[_EVTSEL : _EVTSEL + len(vpmu.gp)] = [pmc.eventsel for pmc in vpmu.gp]
         return values
 
@@ -347,7 +347,7 @@ class HostPage:
             if turn.offset < _PMC:
                 vpmu.store_eventsel(pmc, value)
             else:
-                pmc.accumulator = value
+                vpmu.set_value(pmc, value)
         elif turn.offset == _GLOBAL_CTRL:
             vpmu.global_ctrl = value
         elif turn.offset == _FIXED_CTR_CTRL:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.hostevents import CpuContext
-from pvpmu.host.perf import PerfContext
+from pvpmu.host.lean import vpmu_of
+from pvpmu.host.perf import PerfContext, SharedLockContext
 from pvpmu.host.pmi import (
     REQUEST_NMI,
     REQUEST_PMI,
@@ -22,7 +23,6 @@ from pvpmu.host.pmi import (
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.stats import KIND_BITS, KIND_MASK, HostStats
-from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
@@ -108,14 +108,16 @@ class HostVcpu(PageRegistrar):
         self._cpus = [CpuContext(pmu, self._load) for pmu in (first, self._physical_pmu(1))]
         self.own_events = self._cpus[0]
         self.hardware = first
-        self.perf = PerfContext(self.hardware)
+        shared = SharedLockContext(self.hardware) if self._design.shares_lock else None
+        self._shared_lock = shared
+        self.perf = shared or PerfContext(self.hardware)
         self.perf.beside = self._beside()
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
-        self.vpmu = Vpmu(
+        self.vpmu = vpmu_of(
+            self._design,
             self.cpuid,
             self.perf,
             self.delivery,
-            skip_paused=self._design.is_paused,
             profile=self.profile,
             event_filter=self.event_filter,
         )
@@ -159,6 +161,8 @@ class HostVcpu(PageRegistrar):
             stats.count_unknown(kind)
         reason = request & _REASON_MASK
         self.perf.tally = stats.tally_of[kind]
+        if self._shared_lock is not None:
+            self._shared_lock.begin()
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
@@ -167,11 +171,9 @@ class HostVcpu(PageRegistrar):
         delivery = self.delivery
         if delivery.requests or delivery.pending or delivery.irr:
             flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
-        if self.page is not None and self.page.dirty:
-            self.page.publish()
-            self.dirty_frames.add(self.page.frame)
-        if self.hardware.version != self._live_version:
-            self._publish_live()
+        if self._shared_lock is not None:
+            self._shared_lock.end()
+        self._publish()
         if self._tells_work:
             self._tell_work()
         slot[_REPLY] = flags
@@ -190,12 +192,19 @@ class HostVcpu(PageRegistrar):
             reason == ExitReason.CONTROL and self._control(self._slot[_VALUE])
         )
         self._slot[_REPLY] = 0 if known else _FAULT_GP
+        if self.delivery.requests & REQUEST_PMU:
+            # The guest runs on: what a VMM's call started or stopped must count or not by then.
+            self._handle_pmu_request(pause_only=False)
+        self._publish()
+        return reason
+
+    def _publish(self) -> None:
+        """Store what changed for the guest: its page, and what the silicon counts."""
         if self.page is not None and self.page.dirty:
             self.page.publish()
             self.dirty_frames.add(self.page.frame)
         if self.hardware.version != self._live_version:
             self._publish_live()
-        return reason
 
     def _control(self, control: int) -> bool:
         if control == Control.RESET:
@@ -347,20 +356,27 @@ class HostVcpu(PageRegistrar):
 
     def _serve_requests(self, *, blocked: bool) -> None:
         delivery = self.delivery
+        nmi_last = self.profile.nmi_last
         while delivery.requests:
-            if delivery.requests & REQUEST_NMI:
+            if delivery.requests & REQUEST_NMI and not nmi_last:
                 delivery.requests &= ~REQUEST_NMI
                 delivery.process_nmis(blocked=blocked)
             if delivery.requests & REQUEST_PMU:
-                delivery.requests &= ~REQUEST_PMU
-                self.vpmu.handle_pmu_request(pause_only=not blocked and self._about_to_freeze())
-                if self.page is not None:
-                    self.page.registers_changed()
+                self._handle_pmu_request(pause_only=not blocked and self._about_to_freeze())
             if delivery.requests & REQUEST_PMI:
                 delivery.requests &= ~REQUEST_PMI
                 self._deliver_pmi()
+            if delivery.requests & REQUEST_NMI and nmi_last:
+                delivery.requests &= ~REQUEST_NMI
+                delivery.process_nmis(blocked=blocked)
             if delivery.requests:
                 delivery.counts.extra_loops += 1
+
+    def _handle_pmu_request(self, *, pause_only: bool) -> None:
+        self.delivery.requests &= ~REQUEST_PMU
+        self.vpmu.handle_pmu_request(pause_only=pause_only)
+        if self.page is not None:
+            self.page.registers_changed()
 
     def _deliver_pmi(self) -> None:
         if self.page is not None:
@@ -445,6 +461,8 @@ class HostVcpu(PageRegistrar):
             # is the PMI itself, KVM's callback sees it outside the guest.
             self.vpmu.in_guest = in_guest
             self.perf.handle_nmi()
+            if self.page is not None:
+                self.page.dirty = True
             if self.delivery.irq_work:
                 # Its interrupt comes as soon as the host enables interrupts, which is before it
                 # handles the exit: LVTPC is what it was when the guest exited.

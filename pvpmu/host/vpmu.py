@@ -253,7 +253,7 @@ class Vpmu(Counters):
         if value & self._evtsel_reserved:
             return False
         self.store_eventsel(pmc, value)
-        self.reprogram(pmc)
+        self.request_reprogram(pmc)
         return True
 
     def _write_fixed_ctr_ctrl(self, value: int) -> bool:
@@ -266,7 +266,7 @@ class Vpmu(Counters):
         for pmc in self.fixed:
             if changed >> 4 * pmc.number & 0xF:
                 self.in_use |= pmc.bit
-                self.reprogram(pmc)
+                self.request_reprogram(pmc)
         return True
 
     def _write_global_ctrl(self, value: int) -> bool:
@@ -279,10 +279,10 @@ class Vpmu(Counters):
         toggled_on = toggled & self.live
         # For a counter without a host event that does not get enabled there is nothing to do.
         for pmc in self._among(toggled & self._with_event | toggled_on):
-            if value & pmc.bit:
-                self.reprogram(pmc)
+            if value & pmc.bit or self.profile.deferred_reprogram:
+                self.request_reprogram(pmc)
             else:
-                self.pause(pmc)
+                self.stop(pmc)
         return True
 
     def _write_ovf_ctrl(self, value: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +16,35 @@ _T = TypeVar("_T")
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]+)`")
 _STEP = re.compile(r"\.(?P<key>[A-Za-z0-9_-]+)|\[(?P<index>\d+|\.\.\.)\]")
+
+
+def shipped_names(folder: str) -> list[str]:
+    """The TOML files of a folder of the package, without their ending, sorted."""
+    entries = (resources.files("pvpmu") / folder).iterdir()
+    return sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".toml"))
+
+
+def data_text(name: str, *, folder: str, what: str) -> tuple[str, str]:
+    """The text of a shipped file by name, or of a file by path, and what to call it in messages.
+
+    ``what`` the folder holds, in one word. Raises :class:`UsageError`, naming those that exist.
+    """
+    if name in shipped_names(folder):
+        return (resources.files("pvpmu") / folder / f"{name}.toml").read_text("utf-8"), (
+            f"{what} {name}"
+        )
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a {what} file")
+    if not path.exists():
+        raise UsageError(
+            f"unknown {what} {name!r}: no such file, and the shipped ones are "
+            f"{', '.join(shipped_names(folder))}"
+        )
+    try:
+        return path.read_text("utf-8-sig"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
 def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:

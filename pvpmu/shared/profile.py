@@ -31,6 +31,10 @@ class Profile:
     that it overflows where the counter wraps. Else KVM's later ``pmc_update_sample_period``: for
     the accumulator, which is the value less what the event has counted since it started, so that
     the overflow comes that much later.
+    ``deferred_reprogram``: a write that starts or stops counters only asks for it, and VM-entry
+    does it (KVM 6.2, ``kvm_pmu_request_counter_reprogram``).
+    ``nmi_last``: before VM-entry NMIs are looked at after PMIs were delivered, so that a PMI costs
+    no second turn (KVM 6.7).
     """
 
     name: str
@@ -43,6 +47,8 @@ class Profile:
     power_on_fixed: bool
     global_ctrl_after_reset: bool
     period_from_value: bool
+    deferred_reprogram: bool
+    nmi_last: bool
 
     def power_on_global_ctrl(self, cpuid: PmuCpuid) -> int:
         """GLOBAL_CTRL when the vCPU was made or its CPUID set (``kvm_pmu_refresh``).
@@ -71,6 +77,8 @@ KVM_5_14 = Profile(
     power_on_fixed=True,
     global_ctrl_after_reset=False,
     period_from_value=True,
+    deferred_reprogram=False,
+    nmi_last=False,
 )
 KVM_6_12 = Profile(
     name="kvm-6.12",
@@ -83,6 +91,8 @@ KVM_6_12 = Profile(
     power_on_fixed=False,
     global_ctrl_after_reset=True,
     period_from_value=False,
+    deferred_reprogram=True,
+    nmi_last=True,
 )
 STRICT_SDM = Profile(
     name="strict-sdm",
@@ -95,6 +105,8 @@ STRICT_SDM = Profile(
     power_on_fixed=False,
     global_ctrl_after_reset=True,
     period_from_value=True,
+    deferred_reprogram=False,
+    nmi_last=False,
 )
 PROFILES = {profile.name: profile for profile in (KVM_5_14, KVM_6_12, STRICT_SDM)}
 

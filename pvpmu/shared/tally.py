@@ -1,7 +1,7 @@
 """What the host counts of its own work, and where: the words of a tally, which cross to the guest.
 
-A tally is a list of TALLY_WORDS counts: perf calls by kind, then hardware placements and calls that
-``is_paused`` would have saved. There is one for each place.
+A tally is a list of TALLY_WORDS counts: perf calls by kind, then what is no call of its own. There
+is one for each place.
 """
 
 PAUSE, READ_VALUE, PERIOD, ENABLE, DISABLE, RELEASE, CREATE = range(7)
@@ -9,7 +9,11 @@ CALL_KINDS = ("pause", "read_value", "period", "enable", "disable", "release", "
 PLACEMENTS = 7
 REDUNDANT = 8
 """Calls on a counter that is paused already: the ones that ``is_paused`` saves."""
-TALLY_WORDS = 9
+LOCAL_READS = 9
+"""Reads of a counter on this CPU without a perf interface and its lock (perf_event_read_local)."""
+SHARED_LOCKS = 10
+"""Calls that found the context lock taken already by their own exit (``context_lock``)."""
+TALLY_WORDS = 11
 LOCKS_OF = (1, 1, 1, 1, 1, 1, 1)
 """How often each kind of call takes the perf context's lock (``perf_event_ctx_lock``; the context
 mutex for create). Whether the event runs makes no difference."""
@@ -27,7 +31,8 @@ def calls(tally: list[int]) -> int:
 
 def locks(tally: list[int]) -> int:
     """Context locks taken by the calls in one tally."""
-    return sum(count * times for count, times in zip(tally, LOCKS_OF, strict=False))
+    taken = sum(count * times for count, times in zip(tally, LOCKS_OF, strict=False))
+    return taken - tally[SHARED_LOCKS]
 
 
 def add(tally: list[int], other: list[int]) -> list[int]:

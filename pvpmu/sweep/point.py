@@ -41,7 +41,7 @@ def simulate(task: Task) -> Totals:
         )
     )
     jobs = [
-        RunJob(task.scenario, run_seed(task.seed, 0, vcpu), record=True)
+        RunJob(task.scenario, run_seed(task.seed, 0, vcpu), record=True, guest=task.design.guest)
         for vcpu in range(task.vcpus)
     ]
     totals = Totals()

@@ -10,7 +10,7 @@ import pytest
 
 from pvpmu.guest.perf import PerfCore
 from pvpmu.guest.perf_event import EventConfig
-from pvpmu.guest.pmu import PmuDriver
+from pvpmu.guest.pmu import LINUX_5_14, PmuDriver
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BY_NAME
 
@@ -108,7 +108,7 @@ def rig() -> Callable[..., Rig]:
         **core: Any,
     ) -> Rig:
         fake = cpu or FakeCpu()
-        driver = PmuDriver(fake, cpuid or PmuCpuid())
+        driver = PmuDriver(fake, cpuid or PmuCpuid(), core.get("generation", LINUX_5_14))
         configs = [
             EventConfig(BY_NAME[event], 1000, initial_period=100_000)
             if isinstance(event, str)

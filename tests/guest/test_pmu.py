@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvpmu.guest.perf_event import EventConfig
-from pvpmu.guest.pmu import HwEvent, PmuDriver
+from pvpmu.guest.pmu import GENERATIONS, LINUX_6_12, HwEvent, PmuDriver
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import DRIVERS
 from pvpmu.shared.events import BY_NAME
 
 # cpu-cycles is on FIXED1, instructions on FIXED0, branches on PMC0, cache-misses on PMC1.
@@ -49,6 +50,46 @@ def test_sched_in_makes_thirteen_accesses_in_the_order_of_the_kernel(rig: Any) -
         LVT,
         GLOBAL_ON,
     ]
+
+
+@pytest.fixture
+def later_rig(rig: Any) -> Any:
+    """The four events with the driver of Linux 6.12, scheduled in; the log is empty."""
+    events = ("cpu-cycles", "instructions", "branch-instructions", "cache-misses")
+    made = rig(*events, generation=LINUX_6_12)
+    made.core.sched_in(0)
+    made.cpu.taken()
+    return made
+
+
+def test_a_later_driver_writes_fixed_ctr_ctrl_once_when_it_enables_the_pmu(rig: Any) -> None:
+    events = ("cpu-cycles", "instructions", "branch-instructions", "cache-misses")
+    made = rig(*events, generation=LINUX_6_12)
+    made.core.sched_in(0)
+    log = made.cpu.taken()
+    assert len(log) == 10
+    assert log[-3:] == [LVT, ("wrmsr", 0x38D, 0xBB), GLOBAL_ON]
+    assert "rdmsr" not in {op for op, _, _ in log}
+
+
+def test_every_driver_that_a_design_can_name_exists() -> None:
+    assert tuple(GENERATIONS) == DRIVERS
+
+
+def test_a_later_driver_needs_nine_accesses_to_sched_out(later_rig: Any) -> None:
+    later_rig.core.sched_out(0)
+    log = later_rig.cpu.taken()
+    assert len(log) == 9
+    assert log[-2:] == [("wrmsr", 0x38D, 0), GLOBAL_ON]
+
+
+def test_a_later_driver_leaves_fixed_ctr_ctrl_alone_in_a_tick(later_rig: Any) -> None:
+    later_rig.cpu.counters = dict.fromkeys((0, 1, 1 << 30, 1 << 30 | 1), 5)
+    later_rig.core.tick()
+    log = later_rig.cpu.taken()
+    assert 0x38D not in {address for _, address, _ in log}
+    assert log[0] == GLOBAL_OFF
+    assert log[-1] == GLOBAL_ON
 
 
 def test_sched_out_makes_twelve_accesses_in_the_order_of_the_kernel(mail_rig: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.perf import Attr, PerfContext, PerfEvent
-from pvpmu.host.pmi import PmiDelivery
+from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared import exits, page
@@ -94,7 +94,15 @@ class Bench:
         )
 
     def write(self, address: int, value: int) -> bool:
-        return self.vpmu.wrmsr(address, value)
+        done = self.vpmu.wrmsr(address, value)
+        if self.vpmu.profile.deferred_reprogram:
+            self.enter()
+        return done
+
+    def enter(self) -> None:
+        """What VM-entry does for counters: start and stop what was asked for."""
+        self.delivery.requests &= ~REQUEST_PMU
+        self.vpmu.handle_pmu_request(pause_only=False)
 
     def read(self, address: int) -> int | None:
         return self.vpmu.rdmsr(address)
@@ -219,6 +227,7 @@ class Machine:
         is_paused: bool = True,
         cpuid: PmuCpuid | None = None,
         profile: Profile = KVM_5_14,
+        **axes: Any,
     ) -> None:
         self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self.memory = memoryview(bytearray(PAGES * page.PAGE_SIZE)).cast("Q")
@@ -230,6 +239,7 @@ class Machine:
             page=paged,
             freeze=paged and freeze,
             lvtpc_auto=paged,
+            **axes,
         )
         self.host = HostVcpu(self.slot, self.traced, design, cpuid or PmuCpuid(), profile)  # type: ignore[arg-type]
 

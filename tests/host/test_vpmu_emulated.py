@@ -157,7 +157,7 @@ def test_both_enables_gate_emulated_events_too(new_bench: New, own: int, everywh
 def test_nothing_is_counted_while_held(new_bench: New) -> None:
     bench = emulating(new_bench)
     bench.write(EVTSEL0, INSTRUCTION_EVENT)
-    bench.vpmu.pause_live()
+    bench.vpmu.stop_live()
     bench.vpmu.held = True
     assert not bench.vpmu.count_emulated(INSTRUCTIONS, 5, KERNEL)
     assert bench.read(PMC0) == 0

@@ -104,7 +104,7 @@ def test_an_event_left_by_an_allowed_selector_resumes_after_a_denied_one(new_ben
 def test_a_filter_change_starts_nothing_while_held(new_bench: New) -> None:
     bench = new_bench()
     bench.start_four()
-    bench.vpmu.pause_live()
+    bench.vpmu.stop_live()
     bench.vpmu.held = True
     for event_filter in (NO_BRANCHES, None):
         bench.vpmu.set_filter(event_filter)

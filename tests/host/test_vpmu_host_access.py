@@ -257,6 +257,7 @@ def test_what_was_saved_and_restored_counts_on_and_raises_nothing(
             for address in order:
                 assert target.vpmu.host_wrmsr(address, dump[address]), hex(address)
             assert saved(target.vpmu) == dump
+        target.enter()
         assert not target.delivery.requests
         target.retire(branches=699)
         assert target.read(msr.GLOBAL_STATUS) == 2

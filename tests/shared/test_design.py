@@ -1,9 +1,18 @@
 """Designs as data."""
 
+from pathlib import Path
+
 import pytest
 
 from pvpmu.shared.datafile import load_toml
-from pvpmu.shared.design import Design, design_named, design_names
+from pvpmu.shared.design import (
+    ALL,
+    KVM_AXES,
+    Design,
+    design_named,
+    design_names,
+    designs_named,
+)
 from pvpmu.shared.errors import UsageError
 
 TEXT = """\
@@ -58,5 +67,46 @@ def test_a_mistake_is_reported_with_file_line_and_field(line: str, message: str)
 
 
 def test_an_unknown_design_is_refused_naming_those_that_exist() -> None:
-    with pytest.raises(UsageError, match=r"unknown design '../page'; known: .*page"):
+    with pytest.raises(UsageError, match=r"unknown design '../page': no such file, .* page"):
         design_named("../page")
+
+
+def test_the_axes_are_kvms_unless_said() -> None:
+    assert load(TEXT).host_axes == KVM_AXES
+    assert load(TEXT + 'rearm = "changed"\n').host_axes != KVM_AXES
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('pmi_path = "straight"', "field pmi_path: Invalid enum value 'straight'"),
+        ("equivalent = false", "field equivalent: equivalent = false needs differences"),
+        ('name = ""', "field name: name must be 1 to 48 printable characters"),
+    ],
+)
+def test_a_design_that_makes_no_sense_is_refused(line: str, message: str) -> None:
+    text = TEXT.replace('name = "mine"\n', "") if line.startswith("name") else TEXT
+    with pytest.raises(UsageError) as caught:
+        load(f"{text}{line}\n")
+    assert message in str(caught.value)
+
+
+def test_a_file_is_a_design_that_knows_where_it_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    assert design_named(str(path)).origin == str(path)
+    assert design_named("page").origin == ""
+
+
+def test_all_stands_for_every_shipped_design_once() -> None:
+    assert [design.name for design in designs_named(["page", ALL])] == [
+        "page",
+        *(name for name in design_names() if name != "page"),
+    ]
+
+
+def test_two_designs_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.toml"
+    path.write_text(TEXT.replace("mine", "page"))
+    with pytest.raises(UsageError, match=r"two designs are called 'page': a shipped one and .*"):
+        designs_named(["page", str(path)])
