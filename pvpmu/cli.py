@@ -38,7 +38,6 @@ from pvpmu.shared.registers import REGISTERS, register_named
 from pvpmu.sweep.cli import add_command as add_sweep
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
-_LEAST_WIDTH = 100
 _LANGUAGES = {"c": c_header}
 
 
@@ -151,7 +150,7 @@ def _bench(args: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from pvpmu.bench.progress import progress_on  # noqa: PLC0415
-    from pvpmu.bench.table import print_result  # noqa: PLC0415
+    from pvpmu.bench.table import ENDLESS, print_result  # noqa: PLC0415
 
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
@@ -180,8 +179,9 @@ def _bench(args: argparse.Namespace) -> int:
     else:
         if target is not None:
             target.write_text(text, "utf-8")
-        # A long line is better than a cut number.
-        print_result(result, Console(width=max(Console().width, _LEAST_WIDTH)))
+        screen = Console()
+        fit = screen.width if screen.is_terminal else None
+        print_result(result, Console(width=ENDLESS), fit)
     return 0 if all(check["ok"] for check in result["checks"]) else 1
 
 

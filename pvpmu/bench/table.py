@@ -6,30 +6,39 @@ Everything printed comes from the document, so that table and JSON cannot disagr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from pvpmu.bench.competition import competition_rows
 from pvpmu.shared.histogram import QUANTILES
 from pvpmu.shared.units import NS_PER_S
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 Json = dict[str, Any]
 Value = Callable[[Json], str]
 
 _MISSING = "-"
+ENDLESS = 10_000
+"""Width of a console on which nothing is cut: a long line is better than a cut number."""
+_MEASURE = Console(width=ENDLESS)
+_ALIGNED, _CLOSE = (38, 13), (0, 0)
+"""Least widths of the labels' column and of a design's."""
 _PLACES = (("handler", "in the handler"), ("delivery", "bringing PMIs"), ("other", "elsewhere"))
 
 
-def print_result(result: Json, console: Console) -> None:
-    """Print every section, then notes and checks."""
+def print_result(result: Json, console: Console, fit: int | None = None) -> None:
+    """Print every section, then notes and checks.
+
+    ``fit``: how wide it may be. A section that needs more is printed closer, or in parts of fewer
+    columns, but no number is cut.
+    """
     console.print(_title(result), highlight=False, soft_wrap=True, markup=False)
-    for title, columns, rows in sections(result):
+    for section in sections(result):
         console.print()
-        console.print(_table(title, columns, rows))
+        for part in _parts(*section, fit):
+            console.print(part)
     console.print()
     for line in (*_floors(result), *_notes(result), *_checks(result)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -74,11 +83,34 @@ def _section(title: str, rows: list[Row], designs: list[Json], reference: Json |
     return title, columns, kept
 
 
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+def _parts(title: str, columns: list[str], rows: list[list[str]], fit: int | None) -> list[Table]:
+    """A section as tables of as many columns as ``fit``: aligned with other sections, if it can."""
+    parts = []
+    for size in range(len(columns), 0, -1):
+        for least in (_ALIGNED, _CLOSE):
+            parts = [
+                _table(
+                    title,
+                    columns[first : first + size],
+                    [[row[0], *row[1 + first : 1 + first + size]] for row in rows],
+                    least,
+                )
+                for first in range(0, len(columns), size)
+            ]
+            if fit is None or all(_width(part) <= fit for part in parts):
+                return parts
+    return parts
+
+
+def _width(table: Table) -> int:
+    return Measurement.get(_MEASURE, _MEASURE.options, table).maximum
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], least: tuple[int, int]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("", no_wrap=True, min_width=38)
+    table.add_column("", no_wrap=True, min_width=least[0])
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True, min_width=13)
+        table.add_column(column, justify="right", no_wrap=True, min_width=least[1])
     for row in rows:
         table.add_row(*row)
     return table

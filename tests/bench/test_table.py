@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from copy import deepcopy
 
+import pytest
 from rich.console import Console
 
 from pvpmu.bench.document import Json
-from pvpmu.bench.table import print_result
+from pvpmu.bench.table import ENDLESS, print_result
 
 
 def printed(result: Json, width: int = 120) -> str:
@@ -83,3 +84,14 @@ def test_notes_of_the_scenario_are_printed(result: Json) -> None:
     noted = deepcopy(result)
     noted["notes"] = ["handler entries are given"]
     assert "note: handler entries are given" in printed(noted)
+
+
+@pytest.mark.parametrize("fit", [80, 200])
+def test_a_narrow_terminal_gets_parts_that_fit_and_every_number(result: Json, fit: int) -> None:
+    out = io.StringIO()
+    print_result(result, Console(file=out, width=ENDLESS), fit)
+    whole, parts = printed(result), out.getvalue()
+    first, last = parts.index("in short"), parts.index("floors (p50)")
+    assert max(map(len, parts[first:last].splitlines())) <= fit
+    assert sorted(set(whole.split())) == sorted(set(parts.split()))
+    assert (whole == parts) is (fit == 200)
