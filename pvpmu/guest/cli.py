@@ -16,7 +16,7 @@ from pvpmu.guest.session import Session, open_session
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.design import DRIVERS, GuestDesign, design_named, design_names
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.exits import reason_name
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import (
     CommandParser,
@@ -142,7 +142,7 @@ def _one_run(
 
 def _entry(scenario: Scenario, report: RunReport, stats: VcpuStats) -> dict[str, Any]:
     counts = report.counts
-    exits = Counter({ExitReason(reason).name: count for reason, count in stats.exits.items()})
+    exits = Counter({reason_name(reason): count for reason, count in stats.exits.items()})
     return {
         "page_registered": report.page_registered,
         "samples": counts.samples,

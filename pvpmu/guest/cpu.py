@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from operator import add
 from typing import Protocol
 
+from pvpmu.guest.live import live_entries
 from pvpmu.guest.msr import Seam, Trapped
 from pvpmu.guest.pvpage import GuestPage
 from pvpmu.shared import cpuid as leaf_a
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.errors import GeneralProtectionError, PeerError, UsageError
 from pvpmu.shared.events import KINDS
-from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason, reason_name
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.registration import Request, speaks
 from pvpmu.shared.units import Cycles, Ns
@@ -35,7 +36,7 @@ _INTERRUPT_WINDOW = int(ExitReason.INTERRUPT_WINDOW)
 _NMI_BLOCKED = exits.NMI_BLOCKED
 _INTERRUPTIBLE = exits.INTERRUPTIBLE
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
-_REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
+_REPLY, _RESULT = exits.REPLY, exits.RESULT
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _NONE = [0] * KINDS
 """Nothing retired yet; never changed in place."""
@@ -46,6 +47,11 @@ _OPS = {
     int(ExitReason.MSR_WRITE): "wrmsr",
     int(ExitReason.RDPMC): "rdpmc",
 }
+_NEVER_FAULT = frozenset(ExitReason) - {
+    ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC, ExitReason.CONTROL,
+}  # fmt: skip
+_MOST_WINDOWS = 16
+"""Windows open one inside another only as long as the host injects at each: two are normal."""
 
 
 class Program(Protocol):
@@ -89,6 +95,7 @@ class Vcpu:
         self._nmi_window = False
         self._irq_window = False
         self._in_service = False
+        self._windows = 0
         self._user = self._kernel = _NONE
         self._live: list[list[int]] = []
         self._live_version = -1
@@ -107,7 +114,8 @@ class Vcpu:
     def exit(self, reason: int, address: int = 0, value: int = 0) -> int:
         """Exit, wait for VM-entry, take an injected NMI; returns the value read.
 
-        Raises :class:`GeneralProtectionError` when the access faulted.
+        Raises :class:`GeneralProtectionError` when the access faulted, :class:`PeerError` when
+        the reply is none that a host may give.
         """
         slot = self._slot
         request = reason | self._flags
@@ -124,9 +132,14 @@ class Vcpu:
         if reply:
             self._entered_with(reply)
             if reply & exits.FAULT_GP:
-                op = _OPS.get(reason & exits.REASON_MASK, "exit")
-                raise GeneralProtectionError(op, address, value)
+                raise self._fault(reason & exits.REASON_MASK, address, value)
         return result
+
+    @staticmethod
+    def _fault(reason: int, address: int, value: int) -> Exception:
+        if reason in _NEVER_FAULT:
+            return PeerError(f"the host answers {reason_name(reason)} with #GP")
+        return GeneralProtectionError(_OPS.get(reason, "exit"), address, value)
 
     def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
         """CPUID: EAX, EBX, ECX, EDX."""
@@ -144,12 +157,18 @@ class Vcpu:
         return self.trapped.rdpmc(ecx)
 
     def pmu_cpuid(self) -> PmuCpuid:
-        """Decode leaf 0xA, with what else says which registers there are."""
+        """Decode leaf 0xA, with what else says which registers there are.
+
+        Raises :class:`PeerError` for a PMU that cannot be.
+        """
         eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)
         pdcm = bool(self.cpuid(leaf_a.FEATURE_LEAF)[2] & leaf_a.PDCM)
         capabilities = self.exit(_MSR_READ, msr.CAPABILITIES) if pdcm else 0
         full_width = bool(capabilities & msr.FULL_WIDTH_WRITES)
-        return PmuCpuid.decode(eax, ebx, edx, pdcm=pdcm, full_width=full_width)
+        try:
+            return PmuCpuid.decode(eax, ebx, edx, pdcm=pdcm, full_width=full_width)
+        except UsageError as error:
+            raise PeerError(f"the host's CPUID leaf {leaf_a.LEAF:#x}: {error}") from None
 
     def register_page(
         self, memory: memoryview[int], address: int, features: int = page.FEATURES_KNOWN
@@ -217,6 +236,8 @@ class Vcpu:
         if reply & exits.WANT_IRQ_WINDOW:
             self._irq_window = True
         if reply & exits.INJECT_NMI:
+            if self._flags & _NMI_BLOCKED:
+                raise PeerError("the host injects an NMI while NMIs are blocked")
             # Through an interrupt gate: IF is clear until IRET.
             interruptible = self._flags & _INTERRUPTIBLE
             self._flags = self._flags & ~_INTERRUPTIBLE | _NMI_BLOCKED
@@ -228,12 +249,21 @@ class Vcpu:
             self._flags = self._flags & ~(_NMI_BLOCKED | _INTERRUPTIBLE) | interruptible
             if self._nmi_window:
                 self._nmi_window = False
-                self.exit(_NMI_WINDOW)
+                self._window(_NMI_WINDOW)
         elif reply & exits.INJECT_IRQ:
             self._take_interrupt(reply >> exits.VECTOR_SHIFT & 0xFF)
         self._open_window()
 
+    def _window(self, reason: int) -> None:
+        self._windows += 1
+        if self._windows > _MOST_WINDOWS:
+            raise PeerError(f"the host injects at each of {_MOST_WINDOWS} windows in a row")
+        self.exit(reason)
+        self._windows -= 1
+
     def _take_interrupt(self, vector: int) -> None:
+        if not self._flags & _INTERRUPTIBLE:
+            raise PeerError(f"the host injects vector {vector:#x} while none can be taken")
         self._flags &= ~_INTERRUPTIBLE
         self._in_service = True
         self.on_interrupt(vector)
@@ -244,7 +274,7 @@ class Vcpu:
     def _open_window(self) -> None:
         if self._irq_window and self._flags & _INTERRUPTIBLE:
             self._irq_window = False
-            self.exit(_INTERRUPT_WINDOW)
+            self._window(_INTERRUPT_WINDOW)
 
     def set_interrupt_flag(self, *, enabled: bool) -> None:
         """RFLAGS.IF (STI, CLI), which fixed interrupts wait for. In a handler it does nothing.
@@ -327,7 +357,8 @@ class Vcpu:
             self._load_live()
         nearest = None
         for kind, modes, distance in self._live:
-            if modes & mode:
+            # One that has overflowed and was not armed again will not do so soon.
+            if modes & mode and distance > 0:
                 cycles = program.cycles_until(kind, distance)
                 if cycles is not None and (nearest is None or cycles < nearest):
                     nearest = cycles
@@ -335,13 +366,8 @@ class Vcpu:
 
     def _load_live(self) -> None:
         """Follow the counters that the host started or stopped since the last look."""
-        slot = self._slot
-        self._live_version = slot[exits.LIVE_VERSION]
-        words = iter(slot[_LIVE_AT : _LIVE_AT + 2 * slot[exits.LIVE_COUNT]].tolist())
-        self._live = [
-            [descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT, distance]
-            for descriptor, distance in zip(words, words, strict=True)
-        ]
+        self._live_version = self._slot[exits.LIVE_VERSION]
+        self._live = live_entries(self._slot)
 
     def _store_retired(self) -> None:
         """Put the retired counts into the slot; any PMI due is taken at this exit."""

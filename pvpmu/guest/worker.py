@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pvpmu.guest.machine import Job, Machine
+from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.page import PAGE_SIZE
 
@@ -50,5 +51,9 @@ def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
     pipe.send(True)
     while True:
         job: Job[object] = pipe.recv()
-        result = job.do(machine, lambda share: pipe.send(JobProgress(share)))
+        try:
+            result = job.do(machine, lambda share: pipe.send(JobProgress(share)))
+        except GeneralProtectionError as error:
+            # The driver makes legal accesses only; in a kernel this would be an oops.
+            raise PeerError(f"the host refuses a legal access: {error}") from None
         pipe.send(JobResult(result))

@@ -31,6 +31,12 @@ class ExitReason(enum.IntEnum):
     """Measurement only, not counted: ``value`` is a :class:`Control`."""
 
 
+def reason_name(reason: int) -> str:
+    """The name of an exit reason; of a later version's the number."""
+    known = reason in ExitReason._value2member_map_
+    return ExitReason(reason).name if known else f"REASON_{reason}"
+
+
 class Control(enum.IntEnum):
     """What a CONTROL exit asks of the host. Append only."""
 

@@ -11,7 +11,7 @@ from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.workload import RATE_ONE, Phase, Workload
 from pvpmu.shared import exits, page
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.events import BRANCHES, CYCLES, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
@@ -197,6 +197,28 @@ def test_after_an_nmi_the_window_opens_with_iret() -> None:
     host.vcpu.exit(ExitReason.EXCEPTION_NMI)
     assert log == ["nmi", "iret", "0x41", "iret"]
     assert host.reasons() == [0, 31, 7, 31]
+
+
+@pytest.mark.rule("BND-14", "BND-15")
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (exits.FAULT_GP, "answers EXCEPTION_NMI with #GP"),
+        (INJECT_41, "vector 0x41 while none can be taken"),
+        (exits.INJECT_NMI, "an NMI while NMIs are blocked"),
+    ],
+)
+def test_a_reply_that_no_host_may_give_ends_the_guest_in_one_line(reply: int, says: str) -> None:
+    host, _ = _listening(reply, reply)
+    with pytest.raises(PeerError, match=says):
+        host.vcpu.exit(ExitReason.EXCEPTION_NMI)
+
+
+def test_a_host_that_injects_without_end_ends_the_guest_too() -> None:
+    host = FakeHost()
+    host.replies = [exits.INJECT_NMI | exits.WANT_NMI_WINDOW] * 1000
+    with pytest.raises(PeerError, match="at each of 16 windows in a row"):
+        host.vcpu.exit(ExitReason.EXCEPTION_NMI)
 
 
 @pytest.mark.parametrize("inject", [exits.INJECT_NMI, INJECT_41])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import posix_ipc
 import pytest
 
+from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import control, memory
 from pvpmu.shared.control import (
     CONTROL_VERSION,
@@ -22,8 +25,20 @@ from pvpmu.shared.control import (
     StatsRequest,
     Welcome,
 )
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import PeerError, RefusedError
-from pvpmu.shared.exits import REQUEST, SLOT_SIZE, ExitReason
+from pvpmu.shared.exits import (
+    FAULT_GP,
+    INJECT_NMI,
+    LIVE_COUNT,
+    LIVE_VERSION,
+    REPLY,
+    REQUEST,
+    RESULT,
+    SLOT_SIZE,
+    ExitReason,
+)
 from pvpmu.shared.memory import Segment
 
 from .conftest import SHM, TIMEOUT_S, Vm, ended, hello, one_line
@@ -172,6 +187,58 @@ def test_a_wrong_welcome_ends_the_guest_with_one_line(
         channel.send(Welcome(**fields))
         status, _, errors = ended(guest)
         channel.close()
+    assert status == 1
+    assert says in one_line(errors)
+
+
+GARBAGE: dict[str, tuple[dict[int, int], int, str]] = {
+    "a fault at a legal access": ({REPLY: FAULT_GP}, 30, "refuses a legal access: #GP"),
+    "live entries": ({LIVE_COUNT: 1 << 40, LIVE_VERSION: 999}, 30, "at most 19 fit the slot"),
+    "NMIs in a handler": ({REPLY: INJECT_NMI}, 30, "while NMIs are blocked"),
+    "a PMU that cannot be": ({RESULT: 0xFF02}, 1, "leaf 0xa: gp counters: 255 is outside 1..8"),
+}
+"""Words that the host stores over its own after so many good answers, and what the guest says."""
+MANY_WAITS = 1000
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_in_the_slot_after_a_good_handshake_ends_the_guest_with_one_line(
+    vm: Vm, what: str
+) -> None:
+    garbage, good, says = GARBAGE[what]
+    with ExitStack() as stack:
+        name = memory.segment_name(vm.name, "host")
+        slot = stack.enter_context(Segment.create(name, SLOT_SIZE))
+        names = [memory.semaphore_name(vm.name, 0, kind) for kind in memory.SEMAPHORES]
+        exit_, entry = (memory.create_semaphore(name) for name in names)
+        stack.callback(memory.remove_semaphore, exit_)
+        stack.callback(memory.remove_semaphore, entry)
+        listener = stack.enter_context(control.listen(vm.name))
+        guest = vm.guest()
+        channel = Channel(listener.accept()[0])
+        stack.callback(channel.close)
+        said = channel.expect(Hello)
+        memory_of_guest = stack.enter_context(Segment.attach(said.memory, said.memory_bytes))
+        changes = {"segment": name, "semaphores": [tuple(names)]}
+        fields = {field: getattr(WELCOME, field) for field in WELCOME.__slots__} | changes
+        channel.send(Welcome(**fields))
+        host = HostVcpu(slot.words, memory_of_guest.words, design_named("trap"), PmuCpuid())
+        served = waited = 0
+        while guest.poll() is None and waited < MANY_WAITS:
+            try:
+                exit_.acquire(0.05)
+            except posix_ipc.BusyError:
+                waited += 1
+                continue
+            host.serve()
+            served += 1
+            for word, value in garbage.items() if served > good else ():
+                slot.words[word] = value
+            entry.release()
+        status, _, errors = ended(guest)
+        # What looks into the segments must be gone before they can be unmapped.
+        del host
+        gc.collect()
     assert status == 1
     assert says in one_line(errors)
 

@@ -1,0 +1,34 @@
+"""The host's live entries in the exit slot: what counts, and how far each is from overflow.
+
+The host is believed in what it counts, but no entry of a broken one leads out of range.
+"""
+
+from __future__ import annotations
+
+from pvpmu.shared import exits
+from pvpmu.shared.errors import PeerError
+from pvpmu.shared.events import KINDS
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+
+_AT = exits.LIVE_AT
+_MOST = next(field.count for field in exits.SLOT.fields if field.index == _AT) // 2
+_MODES = MODE_USER | MODE_KERNEL
+
+
+def live_entries(slot: memoryview[int]) -> list[list[int]]:
+    """Kind, modes and distance of each; raises :class:`PeerError` for what rule BND-16 excludes."""
+    count = slot[exits.LIVE_COUNT]
+    if count > _MOST:
+        raise PeerError(f"the host has {count} live entries, at most {_MOST} fit the slot")
+    words = iter(slot[_AT : _AT + 2 * count].tolist())
+    entries: list[list[int]] = []
+    for descriptor, distance in zip(words, words, strict=True):
+        kind, modes = descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT
+        if kind >= KINDS or modes & ~_MODES or not distance:
+            raise PeerError(
+                f"the host's live entry {len(entries)} has event kind {kind}, modes {modes:#x} and "
+                f"distance {distance}; expected a kind below {KINDS}, modes within {_MODES:#x} and "
+                "a distance of 1 or more"
+            )
+        entries.append([kind, modes, distance])
+    return entries
