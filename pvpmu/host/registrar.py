@@ -129,10 +129,9 @@ class PageRegistrar:
         """Give the page up, with what it holds; what is live counts on by the trap path."""
         if self.page is not None:
             self._import(self.page)
-            was_held = self.vpmu.held
             self._detach(self.page)
-            if was_held:
-                self.vpmu.start_paused()
+            # A hold has ended, or words that a broken guest stored have made a counter live.
+            self.vpmu.start_paused()
 
     def discard_registration(self) -> None:
         """Give the page up, without what it holds (RESET)."""
