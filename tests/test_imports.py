@@ -22,7 +22,7 @@ PURE = (
     "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
     "host/stats.py", "host/vcpu.py",
     "shared/costs.py", "cost/file.py", "cost/fit.py", "cost/model.py", "cost/sensitivity.py",
-    "cost/calibrate.py",
+    "cost/calibrate.py", "cost/prediction.py",
     "sweep/parameters.py", "sweep/shape.py", "sweep/grid.py", "sweep/row.py",
 )  # fmt: skip
 EXTRAS = {"distributed": {"sweep/engine.py"}}

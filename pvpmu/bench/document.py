@@ -12,6 +12,7 @@ from pvpmu import __version__
 from pvpmu.bench.charged import charged_as_counted
 from pvpmu.bench.competition import accounts_for_errors
 from pvpmu.bench.counted import Json, counted, is_pmu
+from pvpmu.bench.counterpart import predictions
 from pvpmu.bench.environment import environment
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
@@ -56,6 +57,7 @@ def document(
         "models": {model.name: model.file.summary for model in models},
         "cost_models": {model.name: model.described() for model in models},
         "sensitivity": _sensitivity(measured, models),
+        "prediction": predictions(reference, models, measured.totals, measured.counterpart),
         "reference": _reference(reference),
         "designs": designs,
     }

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from pvpmu.bench.counterpart import count_counterpart, standing_for
+from pvpmu.bench.reference import load_reference
 from pvpmu.bench.totals import Totals
 from pvpmu.bench.vm import Vm, VmConfig, open_vm
 from pvpmu.cost.model import CostModel
@@ -86,9 +88,14 @@ class Scaling:
 
 @dataclass(slots=True)
 class Measured:
-    """Everything measured. ``latency`` and ``totals`` by design name."""
+    """Everything measured. ``latency`` and ``totals`` by design name.
+
+    ``counterpart``: by design name, counts of the workload published beside the scenario's, where
+    there is one and nothing is charged.
+    """
 
     totals: dict[str, Totals] = field(default_factory=dict)
+    counterpart: dict[str, Totals] = field(default_factory=dict)
     latency: dict[str, LatencyReport] = field(default_factory=dict)
     scaling: Scaling | None = None
 
@@ -112,6 +119,11 @@ class _Work:
         self._done += 1
         return results
 
+    def begin(self, label: str) -> None:
+        """One step that tells nothing until it is done."""
+        self._progress(min(self._done / self._steps, 1.0), label)
+        self._done += 1
+
 
 def measure(config: BenchConfig, progress: Progress) -> Measured:
     """Measure every design; raises what a VM raises."""
@@ -134,7 +146,9 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
             for number, design in enumerate(config.designs)
         }
         scales = _scales(config)
+        reference = load_reference(config.scenario.reference) if config.charge is None else None
         steps = (1 + TIMED_PASSES) * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
+        steps += len(standing_for(reference, vms))
         work = _Work(steps + (3 * _SCALING_ROUNDS if scales else 0), progress)
         measured.totals = {name: Totals() for name in vms}
         for run in range(config.runs):
@@ -146,6 +160,12 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
                 _merge(measured.latency, name, report)
         if scales:
             measured.scaling = _scaling(config, work)
+        measured.counterpart = count_counterpart(
+            reference,
+            {design.name: (design, config.guest(design.name)) for design in config.designs},
+            seed=config.seed,
+            on_design=lambda name: work.begin(f"{name}: counting the counterpart"),
+        )
     progress(1.0, "done")
     return measured
 

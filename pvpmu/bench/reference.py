@@ -17,7 +17,8 @@ class Reference:
 
     ``exits``: by reason name. ``msr_write`` and ``msr_read``: by trace name. ``handler_ns``: by
     design name. ``overhead_percent``: how much longer a program took with the profile, by kind of
-    virtual PMU.
+    virtual PMU; ``stands_for``: by kind, the designs that are such a one, the best first.
+    ``counterpart``: the scenario of another published workload of the same set-up.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Reference:
     msr_read: dict[str, int] = field(default_factory=dict)
     handler_ns: dict[str, float] = field(default_factory=dict)
     overhead_percent: dict[str, float] = field(default_factory=dict)
+    stands_for: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    counterpart: str = ""
 
 
 def load_reference(name: str) -> Reference | None:

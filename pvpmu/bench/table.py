@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from pvpmu.bench.competition import competition_rows
+from pvpmu.bench.predicted import prediction_lines, prediction_rows
 from pvpmu.shared.histogram import QUANTILES
 from pvpmu.shared.units import NS_PER_S
 
@@ -127,6 +128,7 @@ def _headline(result: Json) -> Iterator[Row]:
         yield "  from .. to", _interval(model, "total_ns"), ""
         inside = _modelled(model, "handler_ns")
         yield "  of these in the handler", inside, _published_handlers(result)
+    yield from prediction_rows(result)
     yield from _charged(result)
     yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
 
@@ -383,6 +385,7 @@ def _notes(result: Json) -> Iterator[str]:
             f"charged: {result['charge']}, to the guest clock and never to counters; designs are "
             "charged different times, so that no two need take the same samples"
         )
+    yield from prediction_lines(result)
     yield "modelled ns: a model's value, and the interval that its uncertain costs leave"
     for name, summary in result["models"].items():
         yield f"model {name}: {summary}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvpmu import __version__
+from pvpmu.bench.counterpart import count_inline
 from pvpmu.bench.totals import Totals
-from pvpmu.bench.vm import InlineVm, VmConfig
-from pvpmu.guest.machine import RunJob
-from pvpmu.guest.scenario import Scenario, run_seed
+from pvpmu.guest.scenario import Scenario
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 
@@ -31,20 +30,5 @@ def simulate(task: Task) -> Totals:
     """
     if task.version != __version__:
         raise PeerError(f"a worker has pvpmu {__version__}, expected {task.version}")
-    scenario = task.scenario
-    vm = InlineVm(
-        VmConfig(
-            design=task.design,
-            cpuid=scenario.cpuid,
-            vcpus=task.vcpus,
-            load=scenario.host_load,
-        )
-    )
-    jobs = [
-        RunJob(task.scenario, run_seed(task.seed, 0, vcpu), record=True, guest=task.design.guest)
-        for vcpu in range(task.vcpus)
-    ]
-    totals = Totals()
-    for report, stats in zip(vm.run(jobs), vm.stats(), strict=True):
-        totals.add_recorded(report, stats)
-    return totals
+    design = task.design
+    return count_inline(task.scenario, design, design.guest, seed=task.seed, vcpus=task.vcpus)
