@@ -15,7 +15,7 @@ PACKAGE = Path(pvpmu.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 PURE = (
     "guest/pmu.py", "guest/perf.py", "guest/perf_event.py", "guest/perf_context.py",
-    "guest/msr.py", "guest/pvpage.py", "guest/workload.py",
+    "guest/msr.py", "guest/pvpage.py", "guest/workload.py", "guest/accuracy.py", "guest/timers.py",
     "guest/meter.py",
     "host/hardware.py", "host/perf.py", "host/hostevents.py", "host/pmc.py", "host/counters.py",
     "host/filter.py", "host/vpmu.py", "host/pmi.py",

@@ -84,6 +84,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
             "undelivered": totals.pmi["undelivered"],
         },
         "entry_loops_extra": totals.pmi["extra_loops"],
+        "accuracy": totals.accuracy.described(names),
         **competition(scenario, totals),
         "model": {
             model.name: model.per_pmi(guest["handlers"], totals.exits_by, totals.tallies)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from pvpmu.bench.accuracy import accuracy_rows
 from pvpmu.bench.competition import competition_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
 from pvpmu.shared.histogram import QUANTILES
@@ -61,7 +62,8 @@ def sections(result: Json) -> Iterator[Section]:
         ("MSR accesses/exits", _registers(result)),
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
-        ("PMIs and samples", _pmis(result)),
+        ("PMIs and samples", _pmis()),
+        ("accuracy", accuracy_rows(result)),
         ("the host's own events", competition_rows(result)),
         ("modelled ns per PMI (handler entry)", _models(result)),
         ("wall clock", _wall()),
@@ -236,7 +238,7 @@ def _per_handler(*counts: Count) -> Value:
     return value
 
 
-def _pmis(result: Json) -> Iterator[Row]:
+def _pmis() -> Iterator[Row]:
     yield "handler entries", _at("handlers"), ""
     yield "  acknowledged overflows (OVF_CTRL)", _at("acks"), ""
     yield "  second status bits", _at("second_bits"), ""
@@ -251,14 +253,6 @@ def _pmis(result: Json) -> Iterator[Row]:
     yield "reads of the counts", _at("reads"), ""
     yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""
     yield "accesses digest", lambda d: str(d["access_digest"])[:12], ""
-    for event in result["designs"][0]["count_error"]:
-        yield f"count error, {event}", _at("count_error", event), ""
-    for event in result["designs"][0]["count_error"]:
-
-        def held(design: Json, event: str = event) -> str:
-            return f"{design['held_share'][event]:.4%}" if design["held"][event] else _MISSING
-
-        yield f"retired while held, {event}", held, ""
 
 
 def _models(result: Json) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
+from pvpmu.bench.accuracy import AccuracyTotals
 from pvpmu.guest.machine import Recorded, RunReport
 from pvpmu.guest.recorder import OPERATIONS, OperationCounts
 from pvpmu.guest.runner import Counts
@@ -75,6 +76,7 @@ class Totals:
     refused: int = 0
     missed: Counter[int] = field(default_factory=Counter)
     host_events: list[Counter[str]] = field(default_factory=list)
+    accuracy: AccuracyTotals = field(default_factory=AccuracyTotals)
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
     access_rates: list[float] = field(default_factory=list)
@@ -103,6 +105,7 @@ class Totals:
         self.runs += 1
         self.page_registered = report.page_registered
         self._add_guest(report.counts)
+        self.accuracy.add(report.counts, report.errors)
         self._add_accesses(recorded)
         self._add_host(stats)
 

@@ -75,6 +75,11 @@ class Vcpu:
     ``slot``: the exit slot's window. ``cross``: hand over to the host and wait for VM-entry.
     ``skid``: cycles from overflow to PMI. ``latency``: cycles from injection to the handler's
     first access. ``tail``: cycles from the handler's last access to IRET.
+
+    Hooks: ``on_injection``, when an NMI is injected, with the program where it was interrupted;
+    ``on_nmi``, the handler; ``on_interrupt``, that of a vector. ``on_retire``: counts by kind and
+    mode that retired; ``before_retire``: the live entries (kind, modes, distance), and the cycles
+    and mode that the program is about to run.
     """
 
     def __init__(
@@ -106,8 +111,10 @@ class Vcpu:
         self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
+        self.on_injection: Callable[[], None] = _unhandled
         self.on_interrupt: Callable[[int], None] = _unhandled_vector
         self.on_retire: Callable[[Sequence[int], int], None] = _ignored
+        self.before_retire: Callable[[Sequence[Sequence[int]], Cycles, int], None] | None = None
 
     # Exits and entries -----------------------------------------------------------------------
 
@@ -241,6 +248,7 @@ class Vcpu:
             # Through an interrupt gate: IF is clear until IRET.
             interruptible = self._flags & _INTERRUPTIBLE
             self._flags = self._flags & ~_INTERRUPTIBLE | _NMI_BLOCKED
+            self.on_injection()
             if self._latency:
                 self._run_cycles(self._latency, MODE_KERNEL)
             self.on_nmi()
@@ -300,9 +308,7 @@ class Vcpu:
     def retire(self, counts: Sequence[int], mode: int = MODE_USER) -> None:
         """Account counts by event kind as retired since the last VM-entry."""
         self.on_retire(counts, mode)
-        if self._slot[exits.LIVE_VERSION] != self._live_version:
-            self._load_live()
-        for entry in self._live:
+        for entry in self._live_entries():
             if entry[1] & mode:
                 entry[2] -= counts[entry[0]]
         if mode == MODE_USER:
@@ -314,10 +320,8 @@ class Vcpu:
 
     def distances(self) -> list[int]:
         """By event kind: counts until the nearest live counter of it overflows; 0 without one."""
-        if self._slot[exits.LIVE_VERSION] != self._live_version:
-            self._load_live()
         nearest = [0] * KINDS
-        for kind, _, distance in self._live:
+        for kind, _, distance in self._live_entries():
             if not nearest[kind] or distance < nearest[kind]:
                 nearest[kind] = distance
         return nearest
@@ -342,6 +346,8 @@ class Vcpu:
                     step = min(step, overflow)
             else:
                 step = min(step, self._pmi_due)
+            if self.before_retire is not None:
+                self.before_retire(self._live_entries(), step, mode)
             self.retire(program.retire(step), mode)
             if self._pmi_due is not None:
                 self._pmi_due -= step
@@ -352,11 +358,14 @@ class Vcpu:
                 if stop_at_pmi:
                     return
 
-    def _cycles_to_overflow(self, program: Program, mode: int) -> Cycles | None:
+    def _live_entries(self) -> list[list[int]]:
         if self._slot[exits.LIVE_VERSION] != self._live_version:
             self._load_live()
+        return self._live
+
+    def _cycles_to_overflow(self, program: Program, mode: int) -> Cycles | None:
         nearest = None
-        for kind, modes, distance in self._live:
+        for kind, modes, distance in self._live_entries():
             # One that has overflowed and was not armed again will not do so soon.
             if modes & mode and distance > 0:
                 cycles = program.cycles_until(kind, distance)

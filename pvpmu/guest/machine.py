@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from pvpmu.guest.accuracy import SampleErrors
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.perf_event import Sample
@@ -83,7 +84,8 @@ class Recorded:
 class RunReport:
     """What one run on one vCPU gave.
 
-    ``samples``: the last ones, as many as the job asked for. ``handler_ns``: wall time of each
+    ``samples``: the last ones, as many as the job asked for. ``errors``: of the recorded samples of
+    a workload. ``handler_ns``: wall time of each
     NMI handler, less ``timer_ns``, what reading the clock costs. ``run_ns``: of the whole run.
     """
 
@@ -91,6 +93,7 @@ class RunReport:
     page_registered: bool
     samples: list[Sample] = field(default_factory=list)
     recorded: Recorded | None = None
+    errors: SampleErrors | None = None
     handler_ns: Histogram = field(default_factory=Histogram)
     timer_ns: Ns = 0
     run_ns: Ns = 0
@@ -147,6 +150,8 @@ class RunJob:
                 recorder.operations,
                 recorder.digest,
             )
+        if run.accuracy is not None:
+            report.errors = run.accuracy.errors
         return report
 
     def _timing(

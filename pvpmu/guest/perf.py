@@ -7,7 +7,7 @@ Source: ``kernel/events/core.c`` (``__perf_event_account_interrupt``, ``perf_adj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pvpmu.guest.perf_context import FLEXIBLE, PINNED, THROTTLED, EventContext
 from pvpmu.guest.perf_event import EventConfig, PerfEvent, Sample, SampleLog, opened
@@ -16,7 +16,10 @@ from pvpmu.shared.units import NS_PER_S, Ns
 
 
 class PerfCore:
-    """perf of one CPU: the events of one task, and those of the CPU itself, in opening order."""
+    """perf of one CPU: the events of one task, and those of the CPU itself, in opening order.
+
+    ``on_sample``: told of each sample, after it was taken.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class PerfCore:
         self._tick_seq = 0
         self._throttled = 0
         self.throttles = 0
+        self.on_sample: Callable[[PerfEvent], None] | None = None
         self.samples = SampleLog(sample_capacity)
 
     @property
@@ -153,6 +157,8 @@ class PerfCore:
         throttle = self._account_interrupt(event, now)
         event.samples += 1
         self.samples.add(Sample(now, event.number, self._ip, hw.last_period, hw.count))
+        if self.on_sample is not None:
+            self.on_sample(event)
         return throttle
 
     def _account_interrupt(self, event: PerfEvent, now: Ns) -> bool:

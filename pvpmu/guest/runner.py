@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import add
 
+from pvpmu.guest.accuracy import Accuracy
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.msr import MsrAccess
@@ -130,7 +131,9 @@ class GuestRun:
         ]
         self.counts = Counts()
         self._timers = _timers(scenario)
+        self.accuracy: Accuracy | None = None
         self._settling = False
+        self._interrupted_ip = 0
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
         self._due = [0] * len(self.core.events)
@@ -142,6 +145,8 @@ class GuestRun:
             self._program: Workload | Scripted = Scripted(self._steps, kinds)
         else:
             self._program = Workload(scenario.phases(seed), scenario.cpu_hz)
+            if self._recorder is not None:
+                self.accuracy = Accuracy(self._program, len(self.core.events))
         self.core.start(0)
         if self._recorder is not None:
             self._recorder.restart()
@@ -151,6 +156,10 @@ class GuestRun:
         vcpu = self._vcpu
         vcpu.program = self._program if isinstance(self._program, Workload) else None
         vcpu.on_retire = self._on_retire
+        vcpu.on_injection = self._on_injection
+        if self.accuracy is not None:
+            vcpu.before_retire = self.accuracy.before
+            self.core.on_sample = self.accuracy.sampled
         handler = self._handle_nmi
         around = self._hooks.around_handler
         vcpu.on_nmi = around(handler) if around is not None else handler
@@ -171,6 +180,7 @@ class GuestRun:
         counts.samples_digest = self.core.samples.digest
         counts.throttles = self.core.throttles
         self._settling = True
+        self.core.on_sample = None
         if self._recorder is not None:
             self._recorder.closed = True
         self.core.sched_out(self._program.now)
@@ -291,13 +301,13 @@ class GuestRun:
     def _handle_nmi(self) -> None:
         if self._settling:
             # A PMI that was on its way when the measured window ended.
-            self.core.handle_nmi(self._program.now, self._program.ip)
+            self.core.handle_nmi(self._program.now, self._interrupted_ip)
             return
         recorder = self._recorder
         enabled = self._driver.enabled
         if recorder is not None:
             recorder.begin()
-        handled = self.core.handle_nmi(self._program.now, self._program.ip)
+        handled = self.core.handle_nmi(self._program.now, self._interrupted_ip)
         counts = self.counts
         counts.handlers += 1
         if handled:
@@ -310,6 +320,12 @@ class GuestRun:
         if recorder is not None:
             kind = "pmi" if enabled else "pmi_disabled"
             recorder.end(kind if handled else "pmi_spurious")
+
+    def _on_injection(self) -> None:
+        # A sample points to what the NMI interrupted, not to where its handler reads the counters.
+        self._interrupted_ip = self._program.ip
+        if self.accuracy is not None:
+            self.accuracy.interrupted()
 
     def _on_retire(self, counts: Sequence[int], mode: int) -> None:
         """The truth: what was retired, and while each event's counter was live and not held."""

@@ -76,6 +76,20 @@ class Workload:
         return _CODE + self._at * _PHASE_BYTES + inside
 
     @property
+    def instructions(self) -> int:
+        """Instructions retired since start."""
+        return self._instructions
+
+    def instructions_in(self, cycles: Cycles) -> int:
+        """The same so many cycles ahead, within this phase."""
+        ahead = self._fractions[INSTRUCTIONS] + cycles * self._rates[INSTRUCTIONS]
+        return self._instructions + (ahead >> 32)
+
+    def per_second(self, kind: int) -> int:
+        """This phase's rate of ``kind``: counts per second in which the program runs."""
+        return self._rates[kind] * self._hz >> 32
+
+    @property
     def phase_left(self) -> Cycles:
         """Cycles until the rates change."""
         return self._left
