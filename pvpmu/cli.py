@@ -17,12 +17,14 @@ from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.conformance.cli import add_commands
 from pvpmu.cost.cli import add_commands as add_cost_commands
+from pvpmu.cost.model import CostModel
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.designcli import add_commands as add_design_commands
-from pvpmu.guest.scenario import load_scenario, scenario_names
+from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
 from pvpmu.shared import memory
 from pvpmu.shared.design import ALL, DRIVERS, design_names, designs_named
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.page import WORD_OF
 from pvpmu.shared.process import (
@@ -38,6 +40,7 @@ from pvpmu.shared.registers import REGISTERS, register_named
 from pvpmu.sweep.cli import add_command as add_sweep
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
+_NO_CHARGE = "none"
 _LANGUAGES = {"c": c_header}
 
 
@@ -112,7 +115,8 @@ def _parser() -> CommandParser:
     bench.add_argument(
         "--charge",
         metavar="NAME|FILE",
-        help="charge exits, perf calls and handlers to the guest clock as this cost model says",
+        help="charge exits, perf calls and handlers to the guest clock as this cost model says, or "
+        f"{_NO_CHARGE} (default: what the scenario says, mostly {_NO_CHARGE})",
     )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     add_commands(commands)
@@ -166,7 +170,7 @@ def _bench(args: argparse.Namespace) -> int:
         seed=args.seed,
         pin=args.pin,
         clock=time.perf_counter_ns,
-        charge=model_named(args.charge) if args.charge is not None else None,
+        charge=_charge(args.charge, scenario),
         driver=args.driver,
     )
     reference = load_reference(scenario.reference)
@@ -183,6 +187,18 @@ def _bench(args: argparse.Namespace) -> int:
         fit = screen.width if screen.is_terminal else None
         print_result(result, Console(width=ENDLESS), fit)
     return 0 if all(check["ok"] for check in result["checks"]) else 1
+
+
+def _charge(asked: str | None, scenario: Scenario) -> CostModel | None:
+    """The cost model to charge: what was asked for, else the scenario's."""
+    if asked is not None:
+        return model_named(asked) if asked != _NO_CHARGE else None
+    if not scenario.charge:
+        return None
+    try:
+        return model_named(scenario.charge)
+    except UsageError as error:
+        raise UsageError(f"scenario {scenario.name}: field charge: {error}") from None
 
 
 def _registers(args: argparse.Namespace) -> int:

@@ -99,6 +99,11 @@ def refused(command: str, capsys: Any) -> str:
         ("pvpmu-host --fixed 4", "4 is outside 0..3"),
         ("pvpmu-host --width 49", "49 is outside 32..48"),
         ("pvpmu-host --wait -1", "0..1000000"),
+        ("pvpmu-host --host-event cycles", "known: cpu-cycles, instructions"),
+        ("pvpmu-host --host-event cpu-cycles:often", "known: period=COUNTS, pinned, host-only"),
+        ("pvpmu-host --host-mux 0", "mux_cycles 0 is below 1"),
+        ("pvpmu-host --physical-gp 4", "the guest's 8 are more than the physical PMU's 4"),
+        ("pvpmu-host --physical-fixed 4", "physical PMU: fixed 4 is outside 0..3"),
         ("pvpmu-guest --vcpus 0", "0 is outside 1..1024"),
         ("pvpmu-guest --scenario nope", "br_instr"),
         ("pvpmu-guest --memory 100", "100 bytes, expected at least 4096 bytes"),
@@ -118,6 +123,10 @@ def test_a_users_mistake_is_one_line_and_status_2(command: str, says: str, capsy
         (("period = 10", 'period = "10"'), ["short.toml", "line 11", "period"]),
         (("duration_us = 20_000", "duration = 20_000"), ["line 4", "duration"]),
         (("[workload]", "gp = 0\n[workload]"), ["short.toml", "gp"]),
+        (
+            ("duration_us = 20_000", 'duration_us = 20_000\ncharge = "nope"'),
+            ["scenario short: field charge: ", "nope", "icx-2021-2p"],
+        ),
     ],
 )
 def test_a_malformed_scenario_names_file_line_and_field(

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from pvpmu.bench.vm import VmConfig, open_vm
+from pvpmu.cost.shelf import model_named
+from pvpmu.guest.machine import RunJob
 from pvpmu.guest.scenario import Scenario, load_scenario
+from pvpmu.shared.design import design_named
 from pvpmu.shared.tally import calls
 
 DESIGNS = ("trap-5.14", "trap", "page")
@@ -184,6 +188,37 @@ def test_the_host_samples_the_guest_beside_the_guests_own_profile(inline: Inline
     alone = inline("page", replace(scenario, host=None))
     assert alone.counts.count_error == [0] * 5
     assert alone.host.load is None
+
+
+# throttled, throttled-25 -------------------------------------------------------------------------
+
+
+def charged(design: str, scenario: Scenario) -> Any:
+    """The counts of a run whose clock is charged the scenario's own cost model."""
+    costs = model_named(scenario.charge).costs.rounded()
+    with open_vm(VmConfig(design=design_named(design), cpuid=scenario.cpuid), "inline") as vm:
+        (report,) = vm.run([RunJob(scenario, 1, charge=costs)])
+    return report.counts
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_rates_above_the_limit_are_throttled_at_ten_samples_per_tick(design: str) -> None:
+    counts = charged(design, short("throttled", 20))
+    # cpu-cycles in each tick; the other two stay below the limit.
+    assert 18 <= counts.throttles <= 20
+    assert counts.samples < 20 * (10 + 9 + 9)
+    assert (counts.lowered, counts.max_sample_rate) == (0, 10_000)
+
+
+def test_linux_lowers_the_rate_where_the_handler_takes_too_long_and_not_with_a_page() -> None:
+    counts = {design: charged(design, short("throttled-25", 60)) for design in DESIGNS}
+    rates = {design: counts[design].max_sample_rate for design in DESIGNS}
+    # A handler may take 25 us of each 100: with a page it takes about 13, without about 30.
+    assert rates == {"trap-5.14": 7000, "trap": 7000, "page": 10_000}
+    assert counts["page"].lowered == 0
+    assert counts["trap"].lowered > 0
+    kept = charged("trap", short("throttled", 60))
+    assert kept.samples > counts["trap"].samples
 
 
 # four-vcpus --------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "local_reads_by": _by_place(totals, LOCAL_READS),
         "samples": guest["samples"],
         "throttles": guest["throttles"],
+        "rate_lowered": guest["lowered"],
+        "max_sample_rate": totals.max_sample_rate,
         "samples_digest": totals.samples_digest,
         "access_digest": totals.access_digest,
         "count_error": {event: totals.error[i] for i, event in enumerate(names)},

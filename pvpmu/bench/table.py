@@ -249,6 +249,8 @@ def _pmis() -> Iterator[Row]:
     yield "timer ticks", _at("ticks"), ""
     yield "samples", _at("samples"), ""
     yield "throttled events", _at("throttles"), ""
+    yield "maximal sample rate lowered", _at("rate_lowered"), ""
+    yield "maximal sample rate at the end, Hz", _at("max_sample_rate"), ""
     yield "rotations", _at("rotations"), ""
     yield "reads of the counts", _at("reads"), ""
     yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""

@@ -38,6 +38,7 @@ _GUEST_COUNTS = (
     "reads",
     "samples",
     "throttles",
+    "lowered",
     "elapsed_ns",
     "charged_ns",
 )
@@ -54,7 +55,8 @@ class Totals:
     each run and vCPU). ``lost``: PMIs raised, neither delivered nor coalesced, nor on their way at
     the end. ``told``: by event number, what the page said was not counted. ``refused``, ``missed``
     (by event kind) and ``host_events`` (by number of the host's event): see
-    :class:`pvpmu.shared.hostload.HostLoadStats`. ``unequal``: timed passes whose samples differed
+    :class:`pvpmu.shared.hostload.HostLoadStats`. ``max_sample_rate``: the lowest at the end of a
+    run, Hz. ``unequal``: timed passes whose samples differed
     from the recorded ones.
     """
 
@@ -77,6 +79,7 @@ class Totals:
     missed: Counter[int] = field(default_factory=Counter)
     host_events: list[Counter[str]] = field(default_factory=list)
     accuracy: AccuracyTotals = field(default_factory=AccuracyTotals)
+    max_sample_rate: int = 0
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
     access_rates: list[float] = field(default_factory=list)
@@ -125,6 +128,8 @@ class Totals:
     def _add_guest(self, counts: Counts) -> None:
         for name in _GUEST_COUNTS:
             self.guest[name] += getattr(counts, name)
+        rates = (self.max_sample_rate or counts.max_sample_rate, counts.max_sample_rate)
+        self.max_sample_rate = min(rates)
         for number, error in enumerate(counts.count_error):
             self.error[number] += abs(error)
         self.held.update(dict(enumerate(counts.held)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pvpmu.guest.perf_context import FLEXIBLE, PINNED, THROTTLED, EventContext
 from pvpmu.guest.perf_event import EventConfig, PerfEvent, Sample, SampleLog, opened
 from pvpmu.guest.pmu import HwEvent, PmuDriver
+from pvpmu.guest.rate_limit import RateLimit
 from pvpmu.shared.units import NS_PER_S, Ns
 
 
@@ -28,11 +29,14 @@ class PerfCore:
         *,
         hz: int,
         max_sample_rate: int,
+        cpu_time_max_percent: int = 0,
         sample_capacity: int = 0,
     ) -> None:
         self._driver = driver
         self._tick_ns = NS_PER_S // hz
-        self._max_samples_per_tick = -(-max_sample_rate // hz)
+        self.limit = RateLimit(
+            hz=hz, max_sample_rate=max_sample_rate, cpu_time_max_percent=cpu_time_max_percent
+        )
         self.events = [
             opened(number, config, driver.max_period) for number, config in enumerate(configs)
         ]
@@ -168,7 +172,7 @@ class PerfCore:
             event.interrupts = 1
         else:
             event.interrupts += 1
-            if event.interrupts >= self._max_samples_per_tick:
+            if event.interrupts >= self.limit.max_per_tick:
                 self._throttled += 1
                 self.throttles += 1
                 event.interrupts = THROTTLED

@@ -37,7 +37,9 @@ class Counts:
     retired while the page held the counters, by event number. ``retired``: by event kind; ``due``:
     by event number, in the modes that it counts, whether or not it had a counter. ``told``: by
     event number, what was retired while the page said that its live counter does not count.
-    ``elapsed_ns``: guest clock at the end of the window; ``charged_ns``: what a meter charged.
+    ``lowered``: how often Linux lowered the maximal sample rate; ``max_sample_rate``: what it was
+    at the end, Hz. ``elapsed_ns``: guest clock at the end of the window; ``charged_ns``: what a
+    meter charged.
     """
 
     handlers: int = 0
@@ -51,6 +53,8 @@ class Counts:
     reads: int = 0
     samples: int = 0
     throttles: int = 0
+    lowered: int = 0
+    max_sample_rate: int = 0
     samples_digest: str = ""
     elapsed_ns: Ns = 0
     charged_ns: Ns = 0
@@ -124,6 +128,7 @@ class GuestRun:
             scenario.configs(self.cpuid),
             hz=scenario.hz,
             max_sample_rate=scenario.max_sample_rate,
+            cpu_time_max_percent=scenario.cpu_time_max_percent,
             sample_capacity=hooks.sample_capacity,
         )
         self._by_number = [
@@ -179,6 +184,7 @@ class GuestRun:
         counts.samples = self.core.samples.total
         counts.samples_digest = self.core.samples.digest
         counts.throttles = self.core.throttles
+        counts.lowered, counts.max_sample_rate = self.core.limit.lowered, self.core.limit.rate
         self._settling = True
         self.core.on_sample = None
         if self._recorder is not None:
@@ -307,7 +313,8 @@ class GuestRun:
         enabled = self._driver.enabled
         if recorder is not None:
             recorder.begin()
-        handled = self.core.handle_nmi(self._program.now, self._interrupted_ip)
+        start = self._program.now
+        handled = self.core.handle_nmi(start, self._interrupted_ip)
         counts = self.counts
         counts.handlers += 1
         if handled:
@@ -317,6 +324,7 @@ class GuestRun:
             counts.spurious += 1
         if self._meter is not None:
             self._meter.handled()
+        self.core.limit.took(self._program.now - start)
         if recorder is not None:
             kind = "pmi" if enabled else "pmi_disabled"
             recorder.end(kind if handled else "pmi_spurious")

@@ -36,6 +36,7 @@ _BOUNDS = {
     # A millisecond of phase needs a cycle.
     "cpu_hz": (1000, 100_000_000_000),
     "max_sample_rate": (1, 1_000_000_000),
+    "cpu_time_max_percent": (0, 100),
     "switch_us": (0, MAX_US),
     "mux_us": (1, MAX_US),
     "read_us": (0, MAX_US),
@@ -49,11 +50,13 @@ class Scenario:
     """One scenario: exactly one of ``workload`` and ``script``.
 
     ``duration_us``: guest clock of one run. ``hz``: timer ticks per second. ``cpu_hz``: cycles per
-    second. ``switch_us``: the task is switched out and in again after every so long (0: never).
-    ``mux_us``: rotation interval when events outnumber counters. ``read_us``: another process reads
-    the counts this often (0: never). ``vcpus``: how many run it unless asked otherwise. ``gp``,
-    ``fixed``, ``width``: the guest's PMU. ``reference``: the published measurement to print beside
-    ours. ``notes``: what a reader of the results must know.
+    second. ``max_sample_rate``, ``cpu_time_max_percent``: the sysctls of these names; 0 % is no
+    automatic lowering of the rate. ``switch_us``: the task is switched out and in again after every
+    so long (0: never). ``mux_us``: rotation interval when events outnumber counters. ``read_us``:
+    another process reads the counts this often (0: never). ``vcpus``: how many run it unless asked
+    otherwise. ``gp``, ``fixed``, ``width``: the guest's PMU. ``charge``: the cost model whose times
+    the guest clock is charged unless asked otherwise. ``reference``: the published measurement to
+    print beside ours. ``notes``: what a reader of the results must know.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Scenario:
     hz: int = 1000
     cpu_hz: int = 2_500_000_000
     max_sample_rate: int = 10_000
+    cpu_time_max_percent: int = 0
     switch_us: int = 0
     mux_us: int = 1000
     read_us: int = 0
@@ -75,6 +79,7 @@ class Scenario:
     idle: Idle | None = None
     host: Host | None = None
     races: Races = field(default_factory=Races)
+    charge: str = ""
     reference: str = ""
     notes: tuple[str, ...] = ()
 
@@ -98,6 +103,8 @@ class Scenario:
         given = [name for name in ("switch_us", "read_us", "idle", "host") if getattr(self, name)]
         if self.script is not None and given:
             raise ValueError(f"{given[0]} needs [workload]: a script says itself what happens when")
+        if self.script is not None and self.charge:
+            raise ValueError("charge needs [workload]: the clock of a script is given")
         if self.idle is not None and self.switch_us:
             raise ValueError("switch_us and [idle] exclude each other: a task that sleeps switches")
 

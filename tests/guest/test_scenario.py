@@ -244,6 +244,8 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
           "3999 Hz")),
         ("duration_us = 1000", "duration_us = 1000\nread_us = -1",
          "line 4: field read_us: read_us -1 is outside 0..1000000000"),
+        ("duration_us = 1000", "duration_us = 1000\ncpu_time_max_percent = 101",
+         "line 4: field cpu_time_max_percent: cpu_time_max_percent 101 is outside 0..100"),
         ("duration_us = 1000", "duration_us = 1000\nvcpus = 0",
          "line 4: field vcpus: vcpus 0 is outside 1..1024"),
         ("[races]", "[idle]\nrun_us = 0\nsleep_us = 9\n[races]",
@@ -290,6 +292,8 @@ def test_a_wrong_field_is_named_with_its_line(
          "line 14: field script.coincident: coincident 2 needs at least two events"),
         ("duration_us = 1000", "duration_us = 1000\nread_us = 5",
          "line 4: field read_us: read_us needs [workload]: a script says itself what happens when"),
+        ("duration_us = 1000", 'duration_us = 1000\ncharge = "icx-2021-2p"',
+         "line 4: field charge: charge needs [workload]: the clock of a script is given"),
         ("[3]", "[3, 3]", "line 1: field -: script.overflows has 2 entries for 1 events"),
     ],
 )  # fmt: skip
