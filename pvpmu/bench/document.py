@@ -6,12 +6,12 @@ Documented in ``docs/bench-json.md``; ``SCHEMA`` changes when a field's meaning 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from pvpmu import __version__
-from pvpmu.bench.charged import charged_as_counted
-from pvpmu.bench.competition import accounts_for_errors
-from pvpmu.bench.counted import Json, counted, is_pmu
+from pvpmu.bench.background import exit_mix, given_exits
+from pvpmu.bench.checks import outcomes
+from pvpmu.bench.counted import Json, counted
 from pvpmu.bench.counterpart import predictions
 from pvpmu.bench.environment import environment
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
@@ -20,7 +20,6 @@ from pvpmu.bench.totals import Totals
 from pvpmu.cost.model import CostModel, parts_of
 from pvpmu.cost.sensitivity import POINTS, sensitivity
 from pvpmu.guest.latency import ROUND_TRIP, WORD_READ, WORD_WRITE, LatencyReport
-from pvpmu.guest.script import ScriptCounts
 from pvpmu.shared import registers as msr
 from pvpmu.shared.design import KVM_AXES, Design
 from pvpmu.shared.histogram import summarize
@@ -59,10 +58,13 @@ def document(
         "sensitivity": _sensitivity(measured, models),
         "prediction": predictions(reference, models, measured.totals, measured.counterpart),
         "reference": _reference(reference),
+        "background": given_exits(config.scenario, config.runs * config.vcpus),
         "designs": designs,
     }
-    result["checks"] = _checks(config, measured, designs)
-    return result
+    (baseline,) = (design for design in designs if design["name"] == result["baseline"])
+    for design in designs:
+        design["exit_mix"] = exit_mix(design, baseline, result["background"])
+    return {**result, **outcomes(config, measured, designs)}
 
 
 def _design(config: BenchConfig, name: str, measured: Measured, models: list[CostModel]) -> Json:
@@ -209,6 +211,7 @@ def _reference(reference: Reference | None) -> Json | None:
         "msr_read": reference.msr_read,
         "handler_ns": reference.handler_ns,
         "overhead_percent": reference.overhead_percent,
+        "all_exits": reference.all_exits,
     }
 
 
@@ -220,81 +223,3 @@ def _sensitivity(measured: Measured, models: list[CostModel]) -> list[Json]:
     }
     found = [sensitivity(model, works, POINTS) for model in models]
     return [entry for entry in found if entry["points"]]
-
-
-def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> list[Json]:
-    """What must hold for the numbers to be believed; each with its outcome."""
-    races = config.scenario.races
-    charge = config.charge
-    # Designs that are charged different times do not stay in step.
-    in_step = charge is None and not (
-        races.pmi_skid or races.injection_latency or races.handler_tail
-    )
-    equivalent = {design.name for design in config.designs if design.equivalent}
-    alike = [entry for entry in designs if entry["name"] in equivalent]
-    every = list(measured.totals.values())
-    competes = bool(config.scenario.host_load.events)
-
-    def same(key: str) -> bool:
-        return len({entry[key] for entry in alike}) <= 1
-
-    def same_by_driver(key: str) -> bool:
-        drivers = {name: config.guest(name).driver for name in equivalent}
-        seen = {(drivers[entry["name"]], entry[key]) for entry in alike}
-        return len(seen) == len(set(drivers.values()))
-
-    checks: list[tuple[str, Callable[[], bool], bool]] = [
-        ("no PMI lost", lambda: not any(totals.lost for totals in every), True),
-        ("count error 0", lambda: not any(sum(t.error.values()) for t in every), not competes),
-        (
-            "count errors are what guest counters without an event missed, and a page says so",
-            lambda: all(accounts_for_errors(config.scenario, totals) for totals in every),
-            competes,
-        ),
-        (
-            "host and guest count the same PMU exits",
-            lambda: all(_host_view(totals) == +totals.exits_guest for totals in every),
-            True,
-        ),
-        (
-            "timed and counted passes take the same samples",
-            lambda: not any(totals.unequal for totals in every),
-            True,
-        ),
-        (
-            "equivalent designs take the same samples",
-            lambda: same("samples_digest"),
-            in_step and len(alike) > 1,
-        ),
-        (
-            "equivalent designs make the same accesses",
-            lambda: same_by_driver("access_digest"),
-            in_step and len(alike) > 1,
-        ),
-        (
-            "the guest clock was charged what the counted work costs",
-            lambda: charge is not None and all(charged_as_counted(charge, t) for t in every),
-            charge is not None,
-        ),
-        (
-            "the script was played as it is written",
-            lambda: all(_as_written(config.scenario.script, totals) for totals in every),
-            config.scenario.script is not None,
-        ),
-    ]
-    return [{"name": name, "ok": test()} for name, test, applies in checks if applies]
-
-
-def _as_written(script: ScriptCounts | None, totals: Totals) -> bool:
-    """Whether the guest did as often what the script says; a throttled event, say, does not."""
-    if script is None:
-        return True
-    guest, runs = totals.guest, totals.runs
-    done = {name: guest[name] for name in ("handlers", "ticks", "sched_in", "sched_out")}
-    written = {name: runs * getattr(script, name) for name in done}
-    bits = guest["acks"] + guest["second_bits"]
-    return done == written and bits == runs * sum(script.overflows)
-
-
-def _host_view(totals: Totals) -> dict[tuple[str, int], int]:
-    return {key: count for key, count in totals.exits_host.items() if count and is_pmu(*key)}

@@ -15,15 +15,17 @@ _FOLDER = "references"
 class Reference:
     """One published run.
 
-    ``exits``: by reason name. ``msr_write`` and ``msr_read``: by trace name. ``handler_ns``: by
-    design name. ``overhead_percent``: how much longer a program took with the profile, by kind of
-    virtual PMU; ``stands_for``: by kind, the designs that are such a one, the best first.
-    ``counterpart``: the scenario of another published workload of the same set-up.
+    ``exits``: by reason name, of the PMU; ``all_exits``: the same of all causes. ``msr_write`` and
+    ``msr_read``: by trace name. ``handler_ns``: by design name. ``overhead_percent``: how much
+    longer a program took with the profile, by kind of virtual PMU; ``stands_for``: by kind, the
+    designs that are such a one, the best first. ``counterpart``: the scenario of another published
+    workload of the same set-up.
     """
 
     name: str
     summary: str
     exits: dict[str, int] = field(default_factory=dict)
+    all_exits: dict[str, int] = field(default_factory=dict)
     msr_write: dict[str, int] = field(default_factory=dict)
     msr_read: dict[str, int] = field(default_factory=dict)
     handler_ns: dict[str, float] = field(default_factory=dict)

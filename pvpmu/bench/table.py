@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from pvpmu.bench.accuracy import accuracy_rows
+from pvpmu.bench.background import mix_rows
 from pvpmu.bench.competition import competition_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
 from pvpmu.shared.histogram import QUANTILES
@@ -59,6 +60,7 @@ def sections(result: Json) -> Iterator[Section]:
     for title, rows in (
         ("in short", _headline(result)),
         ("VM-exits", _exits(result)),
+        ("exits of all causes", mix_rows(result)),
         ("MSR accesses/exits", _registers(result)),
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
@@ -391,6 +393,8 @@ def _checks(result: Json) -> Iterator[str]:
     for check in result["checks"]:
         verdict = "ok" if check["ok"] else "FAILED"
         yield f"check: {check['name']}: {verdict}"
+    for check in result["checks_left_out"]:
+        yield f"check: {check['name']}: left out: {check['why']}"
 
 
 def _at(*keys: str) -> Value:

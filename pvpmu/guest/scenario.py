@@ -6,7 +6,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pvpmu.guest.perf_event import EventConfig
-from pvpmu.guest.scenario_tables import MAX_US, MODIFIERS, Host, Idle, Races, Rates, ScenarioEvent
+from pvpmu.guest.scenario_tables import (
+    MAX_US,
+    MODIFIERS,
+    Background,
+    Host,
+    Idle,
+    Races,
+    Rates,
+    ScenarioEvent,
+)
 from pvpmu.guest.script import ScriptCounts
 from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
@@ -18,6 +27,7 @@ from pvpmu.shared.process import MAX_VCPUS
 from pvpmu.shared.units import Ns
 
 __all__ = [
+    "Background",
     "Host",
     "Idle",
     "Races",
@@ -78,6 +88,7 @@ class Scenario:
     script: ScriptCounts | None = None
     idle: Idle | None = None
     host: Host | None = None
+    background: tuple[Background, ...] = ()
     races: Races = field(default_factory=Races)
     charge: str = ""
     reference: str = ""

@@ -9,7 +9,8 @@ from pvpmu.shared.cpuid import MAX_FIXED, MAX_GP
 from pvpmu.shared.events import BY_NAME, EVENTS, Event
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.hostload import HostEvent, HostLoad
-from pvpmu.shared.units import Cycles
+from pvpmu.shared.units import NS_PER_S, Cycles, Ns
+from pvpmu.shared.vmx import EXIT_REASONS
 
 MAX_US = 1_000_000_000
 """The longest time in a scenario: nobody waits for more."""
@@ -144,3 +145,34 @@ class Host:
         """What a host is started with; it has no clock but the cycles that retire."""
         cycles = max(self.mux_us * cpu_hz // 1_000_000, 1)
         return HostLoad(gp=self.gp, fixed=self.fixed, mux_cycles=cycles, events=self.events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """VM-exits of another cause than the PMU: given as a number, not made.
+
+    ``reason``: the VMX name. ``count``: in one run on one vCPU, or ``per_second`` of guest clock.
+    ``what``: which of that reason, or where the number is from. ``fastpath``: KVM handles it
+    without leaving the inner loop of ``vcpu_enter_guest``.
+    """
+
+    reason: str
+    count: int = 0
+    per_second: int = 0
+    what: str = ""
+    fastpath: bool = False
+
+    def __post_init__(self) -> None:
+        if self.reason not in EXIT_REASONS:
+            raise ValueError(f"reason {self.reason!r} is no exit; known: {', '.join(EXIT_REASONS)}")
+        for name in ("count", "per_second"):
+            if not 0 <= getattr(self, name) <= _MAX_RATE:
+                raise ValueError(f"{name} {getattr(self, name)} is outside 0..{_MAX_RATE} exits")
+        if bool(self.count) == bool(self.per_second):
+            raise ValueError("exactly one of count and per_second is needed, above 0")
+        if not (self.what.isprintable()):
+            raise ValueError("what must be printable text")
+
+    def exits(self, duration: Ns) -> int:
+        """In one run of so many ns of guest clock."""
+        return self.count or self.per_second * duration // NS_PER_S

@@ -18,9 +18,9 @@ from pvpmu.shared.registers import BY_ADDRESS, REGISTERS
 from .conftest import made
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench-json.md"
-_DATA_KEYS = {"exits", "count_error", "missed", "not_counting", "held", "held_share", "scaled",
-              "period_error", "msr_write",
-              "msr_read", "registers", "model", "models", "cost_models", "figures"}  # fmt: skip
+_DATA_KEYS = {"exits", "all_exits", "count_error", "missed", "not_counting", "held", "held_share",
+              "scaled", "period_error", "msr_write", "msr_read", "registers", "model", "models",
+              "cost_models", "figures"}  # fmt: skip
 """Objects whose keys are names of exits, events, registers, models: data, not fields."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvpmu.guest.scenario import (
+    Background,
     Host,
     Idle,
     Races,
@@ -24,6 +25,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import BRANCHES, CYCLES, INSTRUCTIONS
 from pvpmu.shared.hostload import HostEvent
+from pvpmu.shared.vmx import EXIT_REASONS
 
 WORKLOAD = """\
 name = "mine"
@@ -261,6 +263,13 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
          f"line 23: field host.events[0].name: name 'cycles' is no event; known: {EVENT_NAMES}"),
         ("[races]", '[[host.events]]\nname = "cpu-cycles"\nperiod = -1\n[races]',
          "line 24: field host.events[0].period: period -1 is outside 0..140737488355327 counts"),
+        ("[races]", '[[background]]\nreason = "NMI"\ncount = 1\n[races]',
+         ("line 23: field background[0].reason: reason 'NMI' is no exit; known: "
+          + ", ".join(EXIT_REASONS))),
+        ("[races]", '[[background]]\nreason = "HLT"\n[races]',
+         "line 22: field background[0]: exactly one of count and per_second is needed, above 0"),
+        ("[races]", '[[background]]\nreason = "HLT"\ncount = -1\n[races]',
+         "line 24: field background[0].count: count -1 is outside 0..1000000000000 exits"),
         ("period = 1000", 'modes = "none"',
          "line 11: field events[1].modes: modes 'none' is none of both, user, kernel"),
         ("duration_us = 1000", 'duration_us = "long"',
@@ -351,7 +360,17 @@ def test_the_documented_scenario_files_load_and_name_every_field(tmp_path: Path)
     top, _, _ = blocks[0].partition("[workload]")
     path.write_text(top + '[[events]]\nname = "cache-misses"\n' + blocks[1].replace("591", "59"))
     assert load_scenario(str(path)).script is not None
-    for kind in (Scenario, ScenarioEvent, Rates, Races, Idle, Host, HostEvent, ScriptCounts):
+    for kind in (
+        Scenario,
+        ScenarioEvent,
+        Rates,
+        Races,
+        Idle,
+        Host,
+        HostEvent,
+        Background,
+        ScriptCounts,
+    ):
         for field in fields(kind):
             assert field.name in text
 
