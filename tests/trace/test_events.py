@@ -1,0 +1,280 @@
+"""Event lines of every tool: threads, exits, MSR accesses, and the lines that are none."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pvpmu.shared.exits import ExitReason
+from pvpmu.trace.events import EventReader, is_event, value_of
+from pvpmu.trace.names import READ, WRITE
+
+EventsOf = Callable[[bytes], EventReader]
+Sample = Callable[[str], bytes]
+
+STYLES = (
+    "perf-script", "perf-script-ns", "perf-script-pid-tid", "ftrace", "ftrace-tgid", "trace-cmd",
+    "trace-cmd-flags", "trace-cmd-l", "trace-cmd-t", "trace-cmd-R",
+)  # fmt: skip
+KINDS = {"pmi": 27, "pmi_spurious": 2, "tick": 5, "sched_in": 3, "sched_out": 2}
+AT = "       CPU 0/KVM-4242    [002] d....   951.009747: "
+
+
+def odd_lines(text: bytes) -> tuple[EventReader, list[int]]:
+    reader = EventReader()
+    odd: list[int] = []
+    reader.on_odd = lambda number, _: odd.append(number)
+    reader.feed(text)
+    reader.finish()
+    return reader, odd
+
+
+def one(body: str, events_of: EventsOf) -> EventReader:
+    return events_of((AT + body + "\n").encode())
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_tools_text_gives_the_run_that_it_is_of(
+    style: str, short_runs: list[Any], render: Callable[..., bytes]
+) -> None:
+    reader, odd = odd_lines(render(short_runs, style))
+    assert odd == []
+    reasons = Counter(one.reason.name for run in short_runs for one in run)
+    assert reader.counts.exits == reasons
+    accesses = Counter(
+        (WRITE if one.reason is ExitReason.MSR_WRITE else READ, one.address)
+        for run in short_runs
+        for one in run
+        if one.reason in (ExitReason.MSR_READ, ExitReason.MSR_WRITE)
+    )
+    assert reader.counts.msr == accesses
+    assert [thread.tracker.kinds for thread in reader.threads.values()] == [KINDS, KINDS]
+    assert [(t.tid, t.vcpu, t.comm) for t in reader.threads.values()] == [
+        (4242, 0, "CPU 0/KVM"), (4243, 1, "CPU 1/KVM"),
+    ]  # fmt: skip
+    assert not reader.shapes.left_over
+    assert reader.handler_ns.count == 58
+
+
+def test_one_text_of_two_vcpus_in_any_order_gives_each_its_own(
+    short_runs: list[Any], render: Callable[..., bytes], events_of: EventsOf
+) -> None:
+    for seed in (1, 2, 3):
+        reader = events_of(render(short_runs, seed=seed))
+        assert [t.tracker.kinds for t in reader.threads.values()] == [KINDS, KINDS], seed
+
+
+@pytest.mark.parametrize(
+    ("name", "msr", "faults", "style"),
+    [
+        ("ftrace_trace_real.txt", {(READ, 0x10): 3, (READ, 0xC1): 2, (WRITE, 0x186): 2,
+                                   (WRITE, 0x174): 2}, 3, "dash"),
+        ("tracecmd_report_real.txt", {(READ, 0x10): 3, (READ, 0xC1): 2, (WRITE, 0x186): 2}, 3,
+         "dash"),
+        ("tracecmd_report_l_real.txt", {(READ, 0x10): 3, (READ, 0xC1): 2, (WRITE, 0x186): 2}, 3,
+         "dash"),
+        ("tracecmd_report_R_real.txt", {(READ, 0x10): 3, (READ, 0xC1): 2, (WRITE, 0x186): 2}, 3,
+         "dash"),
+        ("perf_script_real.txt", {(READ, 0x10): 12}, 0, "space"),
+    ],
+)  # fmt: skip
+def test_real_output_is_understood_line_by_line(
+    name: str, msr: dict[Any, int], faults: int, style: str, sample: Sample
+) -> None:
+    reader, odd = odd_lines(sample(name))
+    assert odd == []
+    assert dict(reader.counts.msr) == msr
+    # Accesses that faulted trap in any design: they are apart.
+    expected = {(READ, 0x38E): faults, (WRITE, 0x38F): faults} if faults else {}
+    assert dict(reader.counts.faults) == expected
+    assert list(reader.styles) == [style]
+
+
+def test_the_synthetic_perf_script_gives_its_exact_counts(
+    sample: Sample, events_of: EventsOf
+) -> None:
+    reader = events_of(sample("perf_script_synthetic.txt"))
+    assert reader.events == {"kvm_entry": 134, "kvm_exit": 133, "kvm_msr": 133}
+    assert reader.counts.exits == {"MSR_WRITE": 98, "MSR_READ": 35}
+    assert dict(reader.counts.msr) == {
+        (WRITE, 0x38F): 37, (READ, 0x38E): 32, (WRITE, 0x390): 20, (WRITE, 0x834): 16,
+        (WRITE, 0x38D): 6, (WRITE, 0x309): 4, (WRITE, 0xC1): 4, (WRITE, 0x30A): 4,
+        (READ, 0x38D): 3, (WRITE, 0x830): 3, (WRITE, 0x187): 2, (WRITE, 0x186): 1,
+        (WRITE, 0xC2): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tep_plugin_kvm_exit.txt", "tep_noplugin_kvm_exit.txt"])
+def test_exits_with_and_without_a_vcpu_number_have_the_same_names(
+    name: str, sample: Sample, events_of: EventsOf
+) -> None:
+    exits = events_of(sample(name)).counts.exits
+    assert exits == dict.fromkeys(
+        ("MSR_WRITE", "MSR_READ", "RDPMC", "EXCEPTION_NMI", "EXTERNAL_INTERRUPT", "EPT_VIOLATION",
+         "VMCALL", "CPUID", "NMI_WINDOW", "MSR"), 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "access", "fault"),
+    [
+        ("kvm_msr: msr_write 38f = 0x70000000f", (WRITE, 0x38F), False),
+        ("kvm_msr: msr_write 38f = 0x70000000f (#GP)", (WRITE, 0x38F), True),
+        ("kvm_msr:              write=1 ecx=390 data=0xf exception=0", (WRITE, 0x390), False),
+        ("kvm_msr:              write=0 ecx=0x38e data=0x0 exception=1", (READ, 0x38E), True),
+        # The fallback of a library that fails to parse prints integers in decimal.
+        ("kvm_msr: [FAILED TO PARSE] write=1 ecx=390 data=15 exception=0", (WRITE, 0x186), False),
+    ],
+)
+def test_one_access_in_each_of_its_texts(
+    body: str, access: tuple[int, int], fault: bool, events_of: EventsOf
+) -> None:
+    counts = one(body, events_of).counts
+    assert (counts.faults if fault else counts.msr) == {access: 1}
+    assert (counts.msr if fault else counts.faults) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("kvm_exit: reason MSR_WRITE rip 0xffffffff8106f3a4 info 0 0", "MSR_WRITE"),
+        ("kvm_exit: reason HLT", "HLT"),
+        ("kvm_exit: vcpu 0 reason npf rip 0x1 info1 0x0", "NPF"),
+        ("kvm_exit: reason EXIT_MSR rip 0xffffffff8106f3ad info 1 0", "MSR"),
+        ("kvm_exit: reason UNKNOWN (67) rip 0x1 info 0 0", "UMWAIT"),
+        ("kvm_exit: reason UNKNOWN (200) rip 0x1 info 0 0", "VMX_EXIT_200"),
+        ("kvm_exit: exit_reason=32 guest_rip=0x1 isa=1 info1=0", "MSR_WRITE"),
+        ("kvm_exit: [FAILED TO PARSE] exit_reason=124 guest_rip=0x1 isa=2 info1=0", "MSR"),
+        ("kvm_exit: exit_reason=0x8000001f guest_rip=0x1 isa=1", "MSR_READ"),
+        ("kvm_exit: exit_reason=MSR_READ guest_rip=0x1 isa=1", "MSR_READ"),
+    ],
+)
+def test_one_exit_in_each_of_its_texts(body: str, reason: str, events_of: EventsOf) -> None:
+    assert one(body, events_of).counts.exits == {reason: 1}
+
+
+def test_rdpmc_is_an_access_under_each_of_its_names(events_of: EventsOf) -> None:
+    text = "".join(
+        AT + f"kvm_exit: reason {name} rip 0x1\n" for name in ("RDPMC", "rdpmc", "EXIT_RDPMC")
+    )
+    reader = events_of(text.encode())
+    assert reader.counts.rdpmc == 3
+    assert sum(reader.shapes.left_over.values()) == 3
+
+
+def test_values_are_read_back_from_an_event() -> None:
+    assert value_of(b"msr_write 38f = 0x70000000f") == 0x70000000F
+    assert value_of(b" write=1 ecx=390 data=0xf exception=0") == 0xF
+    assert value_of(b"[FAILED TO PARSE] write=1 ecx=390 data=15 exception=0") == 15
+    assert value_of(b"") == 0
+
+
+def test_other_events_are_counted_by_name(events_of: EventsOf) -> None:
+    text = AT + "kvm_apic_accept_irq: apicid 0 vec 0 (NMI|edge)\n" + AT + "sched_switch: a: b\n"
+    assert events_of(text.encode()).events == {"kvm_apic_accept_irq": 1, "sched_switch": 1}
+
+
+def test_a_command_with_a_colon_is_still_a_command(events_of: EventsOf) -> None:
+    text = b"   odd: name 3-17 [001] d..1. 951.009747: kvm_exit: reason HLT rip 0x1\n" * 2
+    reader = events_of(text)
+    assert reader.counts.exits == {"HLT": 2}
+    assert [(t.tid, t.comm, t.vcpu) for t in reader.threads.values()] == [(17, "odd: name 3", None)]
+
+
+def test_lines_that_are_no_events_are_told_and_the_others_go_on(
+    short_runs: list[Any], render: Callable[..., bytes]
+) -> None:
+    lines = render(short_runs[:1]).splitlines(keepends=True)
+    lines[100:100] = [b"garbage\n", b"# a comment\n", b"\n", b"\xff\xfe\x00\n",
+                      b" x 1 [000] 1.000000: kvm:kvm_msr: msr_write zz = 0x1\n"]  # fmt: skip
+    reader, odd = odd_lines(b"".join(lines))
+    assert odd == [101, 104, 105]
+    assert reader.lines == len(lines)
+    assert next(iter(reader.threads.values())).tracker.kinds == KINDS
+
+
+@pytest.mark.parametrize(
+    "note",
+    [b"CPU:2 [LOST 117 EVENTS]\n", b"CPU:0 [EVENTS DROPPED]\n", b"CPU:1 [5 EVENTS DROPPED]\n"],
+)
+def test_lost_events_end_what_was_under_way(
+    note: bytes, short_runs: list[Any], render: Callable[..., bytes]
+) -> None:
+    lines = render(short_runs[:1]).splitlines(keepends=True)
+    # In the middle of the first sched-in.
+    lines.insert(20, note)
+    reader, odd = odd_lines(b"".join(lines))
+    assert (reader.lost, odd) == (1, [])
+    assert sum(reader.shapes.left_over.values()) == 13
+    assert next(iter(reader.threads.values())).tracker.kinds == {**KINDS, "sched_in": 2}
+
+
+def test_lines_may_end_as_on_windows(
+    short_runs: list[Any], render: Callable[..., bytes], events_of: EventsOf
+) -> None:
+    text = render(short_runs)
+    assert events_of(text.replace(b"\n", b"\r\n")).counts == events_of(text).counts
+
+
+def test_time_goes_from_the_first_event_to_the_last(events_of: EventsOf) -> None:
+    text = "".join(
+        AT.replace("951.009747", stamp) + "kvm_exit: reason HLT rip 0x1\n"
+        for stamp in ("951.000000", "953.000001500")
+    )
+    assert events_of(text.encode()).duration_ns == 2_000_001_500
+    assert events_of(b"").duration_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        (AT + "kvm_exit: reason HLT rip 0x1", True),
+        ("python3  8087/8087  [000]   828.316214:   kvm:kvm_msr: msr_read 10 = 0x1f5", True),
+        ("# tracer: nop", False),
+        ("126301 MSR_WRITE", False),
+        ("             0x38f:W      15822    25.34%    25.30%      0.27us", False),
+        (AT + "no event here", False),
+    ],
+)
+def test_what_an_event_line_is(line: str, event: bool) -> None:
+    assert is_event(line.encode()) is event
+
+
+def test_memory_does_not_grow_with_the_length_of_a_trace(
+    short_runs: list[Any], render: Callable[..., bytes]
+) -> None:
+    text = render(short_runs)
+
+    def kept(turns: int) -> int:
+        tracemalloc.start()
+        reader = EventReader()
+        for _ in range(turns):
+            reader.feed(text)
+        reader.finish()
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert reader.counts.total == turns * sum(map(len, short_runs))
+        return size
+
+    kept(1)
+    assert kept(12) - kept(3) < 16 * 1024
+
+
+def test_many_threads_values_and_names_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, events_of: EventsOf
+) -> None:
+    for limit in ("_MAX_PREFIXES", "_MAX_THREADS", "_MAX_EVENTS", "_MAX_BODIES"):
+        monkeypatch.setattr(f"pvpmu.trace.events.{limit}", 4)
+    text = "".join(
+        f" x-{1000 + n} [{n % 3:03d}] ..... 951.{n:06d}: kvm_msr: msr_write 38f = {n:#x}\n"
+        f" x-{1000 + n} [{n % 3:03d}] ..... 951.{n:06d}: event{n}: something\n"
+        for n in range(40)
+    )
+    reader = events_of(text.encode())
+    assert reader.counts.msr == {(WRITE, 0x38F): 40}
+    assert reader.ignored_threads
+    assert len(reader.threads) == 5

@@ -1,0 +1,154 @@
+"""Any input: its format is found, what is wrong with it is one line."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zstandard
+
+from pvpmu.shared.errors import UsageError
+from pvpmu.trace.reading import FORMATS, Trace, format_of, printable
+from pvpmu.trace.source import MAX_LINE
+
+Reading = Callable[..., Trace]
+Sample = Callable[[str], bytes]
+
+FORMAT_OF = {
+    "ftrace_trace_real.txt": "events",
+    "perf_script_real.txt": "events",
+    "perf_script_synthetic.txt": "events",
+    "tep_noplugin_kvm_exit.txt": "events",
+    "tep_plugin_kvm_exit.txt": "events",
+    "tracecmd_report_real.txt": "events",
+    "tracecmd_report_l_real.txt": "events",
+    "tracecmd_report_R_real.txt": "events",
+    "perf_kvm_stat_msr_synthetic.txt": "perf-kvm-stat",
+    "perf_kvm_stat_vmexit_synthetic.txt": "perf-kvm-stat",
+    "kvm_stat.csv": "kvm-stat",
+    "kvm_stat.log": "kvm-stat",
+    "kvm_stat_batch.txt": "kvm-stat",
+    "bpftrace.txt": "bpftrace",
+    "kvmexit.txt": "kvmexit",
+    "mail_2021.txt": "list",
+}
+
+
+def test_every_format_has_a_sample() -> None:
+    assert set(FORMAT_OF.values()) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", sorted(FORMAT_OF))
+def test_the_format_is_found_out(name: str, reading: Reading, sample: Sample) -> None:
+    data = sample(name)
+    found = reading(data)
+    assert found.format == FORMAT_OF[name]
+    assert found.lines == len(data.splitlines())
+    assert (found.events is not None) is (found.format == "events")
+
+
+@pytest.mark.parametrize("name", sorted(FORMAT_OF))
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+def test_compressed_input_gives_the_same(
+    name: str, pack: Callable[[bytes], bytes], reading: Reading, sample: Sample
+) -> None:
+    data = sample(name)
+    assert reading(pack(data)).counts == reading(data).counts
+
+
+def test_the_format_is_found_behind_a_long_head(reading: Reading, sample: Sample) -> None:
+    head = b"# a heading\n" * 1500
+    assert reading(head + sample("tracecmd_report_real.txt")).format == "events"
+    with pytest.raises(UsageError, match="no line of a known format in the first 2,000 lines"):
+        reading(head * 2 + sample("tracecmd_report_real.txt"))
+
+
+def test_a_format_that_is_given_is_not_questioned(reading: Reading, sample: Sample) -> None:
+    both = sample("perf_kvm_stat_msr_synthetic.txt") + sample("mail_2021.txt")
+    assert reading(both, wanted="list").counts.total == 311720
+    with pytest.raises(UsageError, match=r"^some.txt: no line of format bpftrace in 51 lines"):
+        reading(both, wanted="bpftrace")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ("perf_kvm_stat_msr_synthetic.txt", "mail_2021.txt", "perf-kvm-stat .line 7. and list"),
+        ("tracecmd_report_real.txt", "kvmexit.txt", "events .line 2. and kvmexit"),
+        ("tracecmd_report_real.txt", "perf_script_real.txt",
+         "tools: perf script .line 26. and trace-cmd or ftrace .line 2."),
+    ],
+)  # fmt: skip
+def test_two_formats_in_one_input_are_one_error(
+    one: str, other: str, says: str, reading: Reading, sample: Sample
+) -> None:
+    with pytest.raises(UsageError, match=f"^some.txt: lines of two.*{says}"):
+        reading(sample(one) + sample(other))
+
+
+def test_another_format_is_noticed_also_after_the_head(reading: Reading, sample: Sample) -> None:
+    many = sample("tracecmd_report_real.txt") * 400
+    with pytest.raises(UsageError, match=r"two formats: events .line 2. and perf-kvm-stat"):
+        reading(many + sample("perf_kvm_stat_msr_synthetic.txt"))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"\n\n\n", "no line of a known format in the first 3 lines; first: ''"),
+        (b"# tracer: nop\n#\n", "first: '# tracer: nop'"),
+        (b"hello\nworld\n", "first: 'hello'; known: events, perf-kvm-stat"),
+        (b"x" * (MAX_LINE + 10), "line 1 is longer than 65,536 bytes"),
+    ],
+)
+def test_input_that_is_no_trace_is_refused(data: bytes, says: str, reading: Reading) -> None:
+    with pytest.raises(UsageError, match=f"^some.txt: .*{says}"):
+        reading(data)
+
+
+def test_lines_not_understood_are_counted_and_the_first_shown(
+    reading: Reading, sample: Sample
+) -> None:
+    lines = sample("tracecmd_report_real.txt").splitlines(keepends=True)
+    lines[3:3] = [b"\x1b[31mred \x07\n", b"y" * 500 + b"\n", *[b"more\n"] * 5]
+    trace = reading(b"".join(lines))
+    assert trace.unknown.count == 7
+    assert [number for number, _ in trace.unknown.examples] == [4, 5, 6, 7, 8]
+    assert trace.unknown.examples[0][1] == "\ufffd[31mred \ufffd"
+    assert len(trace.unknown.examples[1][1]) == 120
+
+
+def test_a_cut_off_trace_gives_what_it_has_with_a_note(
+    short_runs: list[Any], render: Callable[..., bytes], reading: Reading
+) -> None:
+    whole = render(short_runs)
+    trace = reading(whole[: len(whole) // 2])
+    assert "ends in the middle of a line" in trace.notes[0]
+    packed = gzip.compress(whole)
+    assert "the middle of gzip data" in reading(packed[: len(packed) // 2]).notes[0]
+    assert reading(whole).notes == []
+
+
+def test_a_gigantic_line_in_the_middle_is_one_line_not_understood(
+    sample: Sample, reading: Reading
+) -> None:
+    data = sample("tracecmd_report_real.txt")
+    trace = reading(data + b"z" * (MAX_LINE * 3) + b"\n" + data.removeprefix(b"cpus=2\n"))
+    assert (trace.unknown.count, trace.lines) == (1, 50)
+    assert trace.notes == ["lines longer than 65,536 bytes: 1"]
+    assert trace.counts.listed == 26
+
+
+def test_progress_is_told_in_bytes_read(sample: Sample, reading: Reading) -> None:
+    data = sample("tracecmd_report_real.txt")
+    told: list[int] = []
+    reading(data, on_progress=told.append)
+    assert told[-1] == len(data)
+
+
+def test_nothing_shown_moves_a_cursor() -> None:
+    assert printable(b"a\tb\x1b[2J\xff") == "a\ufffdb\ufffd[2J\ufffd"
+    assert format_of([]) is None
