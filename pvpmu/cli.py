@@ -1,4 +1,4 @@
-"""``pvpmu``: bench, conform, cost, design, sweep, registers, abi and cleanup."""
+"""``pvpmu``: bench, conform, cost, design, sweep, whatif, replay, registers, abi and cleanup."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from pvpmu.shared.process import (
 )
 from pvpmu.shared.registers import REGISTERS, register_named
 from pvpmu.sweep.cli import add_command as add_sweep
+from pvpmu.trace.cli import add_commands as add_trace_commands
 
 _DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
 _NO_CHARGE = "none"
@@ -122,6 +123,7 @@ def _parser() -> CommandParser:
     add_commands(commands)
     add_cost_commands(commands)
     add_sweep(commands, _DEFAULT_DESIGNS)
+    add_trace_commands(commands)
     add_design_commands(commands)
     registers = commands.add_parser(
         "registers",

@@ -21,13 +21,20 @@ PURE = (
     "host/filter.py", "host/vpmu.py", "host/pmi.py",
     "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
     "host/stats.py", "host/vcpu.py",
+    "trace/names.py", "trace/counts.py", "trace/tables.py", "trace/tokens.py",
+    "trace/operations.py", "trace/tracker.py", "trace/events.py", "trace/reading.py",
+    "trace/fit.py", "trace/player.py", "trace/analysis.py", "trace/document.py",
     "shared/costs.py", "cost/file.py", "cost/fit.py", "cost/model.py", "cost/sensitivity.py",
     "cost/calibrate.py", "cost/prediction.py",
     "sweep/parameters.py", "sweep/shape.py", "sweep/grid.py", "sweep/row.py",
 )  # fmt: skip
-EXTRAS = {"distributed": {"sweep/engine.py"}}
+EXTRAS = {
+    "distributed": {"sweep/engine.py"},
+    "matplotlib": {"trace/plot.py"},
+    "zstandard": {"trace/unpack.py"},
+}
 """Libraries that extras install, and who uses them."""
-PRINTS = {"conformance/console.py"}
+PRINTS = {"trace/table.py", "conformance/console.py"}
 BOTH_SIDES = {
     f"conformance/{name}.py"
     for name in (
@@ -90,17 +97,19 @@ def test_the_package_is_where_these_rules_look() -> None:
 
 @pytest.mark.parametrize("file", _under("guest/"))
 def test_the_guest_never_imports_the_host(file: str) -> None:
-    assert not _inside(_imports(file), "pvpmu.host", "pvpmu.conformance", "pvpmu.cost")
+    users = ("pvpmu.conformance", "pvpmu.cost", "pvpmu.trace")
+    assert not _inside(_imports(file), "pvpmu.host", *users)
 
 
 @pytest.mark.parametrize("file", _under("host/"))
 def test_the_host_never_imports_the_guest(file: str) -> None:
-    assert not _inside(_imports(file), "pvpmu.guest", "pvpmu.conformance", "pvpmu.cost")
+    users = ("pvpmu.conformance", "pvpmu.cost", "pvpmu.trace")
+    assert not _inside(_imports(file), "pvpmu.guest", *users)
 
 
 @pytest.mark.parametrize("file", _under("shared/"))
 def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
-    users = ("host", "guest", "bench", "conformance", "cost", "sweep")
+    users = ("host", "guest", "bench", "conformance", "cost", "sweep", "trace")
     assert not _inside(_imports(file), *(f"pvpmu.{user}" for user in users))
 
 
