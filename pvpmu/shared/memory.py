@@ -294,7 +294,7 @@ def _remove(name: str) -> bool:
 
 
 def _owner_lives(path: Path) -> bool:
-    """Whether the process that made the segment still runs.
+    """Whether the process that made the segment still runs, and has it mapped.
 
     Names are locked, so that a header that is not ready has an owner that died while making it.
     """
@@ -310,7 +310,27 @@ def _owner_lives(path: Path) -> bool:
     words = memoryview(raw).cast("Q")
     if words[_READY] != MAGIC:
         return False
-    return _start_time(words[_PID]) == words[_START]
+    return _start_time(words[_PID]) == words[_START] and _maps(words[_PID], path)
+
+
+def _maps(pid: int, path: Path) -> bool:
+    """Whether a process maps the file; yes where that cannot be told.
+
+    Without this look a guest could name any live process of its user as the owner of its memory.
+    """
+    try:
+        file = path.stat()
+        maps = _maps_of(Path(f"/proc/{pid}/maps"))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+    return any(line.split()[3:5] == [device, str(file.st_ino)] for line in maps.splitlines())
+
+
+def _maps_of(path: Path) -> str:
+    return path.read_text("utf-8", "replace")
 
 
 def _start_time(pid: int) -> int | None:

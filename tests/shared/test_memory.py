@@ -26,6 +26,7 @@ from pvpmu.shared.memory import (
 
 SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
 READY, VERSION, PID, START = (field.index for field in SEGMENT_HEADER.fields)
+ENDS = ("exit", "entry")
 _numbers = count()
 
 
@@ -58,7 +59,11 @@ def run_python(code: str, *arguments: str) -> str:
 
 
 def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
-    """Let another process make a segment and die without removing it."""
+    """Let another process make a segment and die without removing it.
+
+    Whoever starts or ends a host or guest on this machine meanwhile removes it: that it is there
+    is nothing to rely on.
+    """
     name = segment_name(vm, side)
     output = run_python(
         """
@@ -74,7 +79,6 @@ def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
         vm,
     )
     assert output == ""
-    assert name in left(vm)
     return name
 
 
@@ -122,11 +126,37 @@ def test_a_dead_owners_name_is_replaced(vm: str) -> None:
 
 @pytest.mark.rule("BND-4")
 def test_a_process_that_reuses_the_owners_id_is_not_the_owner(vm: str) -> None:
-    name = abandon(vm)
-    with Segment.attach(name, 4096) as segment:
-        segment.header[PID] = os.getpid()
+    name = segment_name(vm, "host")
     with Segment.create(name, 4096) as segment:
-        assert segment.words[0] == 0
+        segment.words[0] = 77
+        segment.header[START] -= 1
+        with Segment.create(name, 4096) as again:
+            assert again.words[0] == 0
+
+
+@pytest.mark.rule("BND-4")
+def test_a_live_process_that_does_not_map_the_segment_is_not_the_owner(vm: str) -> None:
+    """A guest can store into its segment's header whatever it likes."""
+    name = segment_name(vm, "guest")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        start = memory._start_time(other.pid)
+        with Segment.create(name, 4096) as segment:
+            segment.header[PID], segment.header[START] = other.pid, start or 0
+            _, kept = cleanup()
+            assert (left(vm), name in kept) == ([], False)
+        other.kill()
+
+
+@pytest.mark.rule("BND-4")
+def test_an_owner_whose_memory_nobody_may_look_at_lives(
+    vm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> str:
+        raise PermissionError
+
+    with Segment.create(segment_name(vm, "host"), 4096) as segment, monkeypatch.context() as patch:
+        patch.setattr(memory, "_maps_of", refuse)
+        assert memory._owner_lives(SHM / segment.name)
 
 
 def test_attaching_to_no_segment_is_a_peer_error(vm: str) -> None:
@@ -248,9 +278,9 @@ def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: 
     with Segment.create(segment_name(live, "host"), 4096) as segment:
         semaphore = create_semaphore(semaphore_name(live, 0, "exit"))
         removed, kept = cleanup()
-        assert set(dead_names) <= set(removed)
-        assert {f"sem.pvpmu.{vm}.0.exit", f"sem.pvpmu.{vm}.0.entry"} <= set(removed)
+        assert not {*dead_names, *(f"sem.pvpmu.{vm}.0.{end}" for end in ENDS)} & set(kept)
         assert {segment.name, f"sem.pvpmu.{live}.0.exit"} <= set(kept)
+        assert not set(kept) & set(removed)
         assert left(live) == sorted([segment.name, f"sem.pvpmu.{live}.0.exit"])
         remove_semaphore(semaphore)
     assert left(vm) == []
@@ -261,9 +291,28 @@ def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: 
 def test_cleanup_removes_semaphores_without_a_host_segment(vm: str) -> None:
     create_semaphore(semaphore_name(vm, 3, "exit")).close()
     with Segment.create(segment_name(vm, "guest"), 4096) as segment:
-        removed, kept = cleanup()
-        assert f"sem.pvpmu.{vm}.3.exit" in removed
+        _, kept = cleanup()
         assert segment.name in kept
+        assert left(vm) == [segment.name]
+
+
+def test_cleanup_tells_what_it_removed_and_what_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that no other process cleans."""
+    monkeypatch.setattr(memory, "_SHM", tmp_path)
+    monkeypatch.setattr(memory, "_owner_lives", lambda path: ".live." in path.name)
+    dead = [
+        "pvpmu.dead.guest",
+        "pvpmu.dead.host",
+        "sem.pvpmu.dead.0.entry",
+        "sem.pvpmu.half.0.exit",
+    ]
+    live = ["pvpmu.live.host", "sem.pvpmu.live.0.exit"]
+    for name in (*dead, *live, "pvpmu.live.other"):
+        (tmp_path / name).write_bytes(b"")
+    assert cleanup() == (dead, live)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*live, "pvpmu.live.other"])
 
 
 @pytest.mark.rule("BND-4")
