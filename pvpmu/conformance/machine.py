@@ -214,6 +214,7 @@ class Machine:
     def _nmi_taken(self) -> None:
         self._nmis += 1
         self._tell(self._number)
+        self._vcpu.seam.handler_ends()
 
     # Accesses --------------------------------------------------------------------------------
 
@@ -265,6 +266,9 @@ class Machine:
     def _retire(self, counts: list[int], cpl: int) -> None:
         if not any(counts):
             return
+        if self._design.commit == "natural":
+            # Time passes before the program goes on, and with it an exit that happens anyway.
+            self._vcpu.exit(ExitReason.EXTERNAL_INTERRUPT)
         burst = Burst(counts)
         vcpu = self._vcpu
         # A handler may run while the program does: it goes on where it was.
@@ -344,7 +348,7 @@ class Machine:
 
     def _register(self) -> Reply:
         memory = self._memory if self._windows is None else cast("Any", self._windows)
-        done = self._vcpu.register_page(memory, self._address)
+        done = self._vcpu.register_page(memory, self._address, guest=self._design.guest)
         if isinstance(self._vcpu, QuietVcpu):
             self._vcpu.window = self._window
         return _value(int(done))
@@ -400,12 +404,19 @@ class Machine:
 
 
 def _design(c: Fields, base: Design) -> Design:
+    freeze = c["page"] and c["freeze"]
+    # What a vector takes away from a design takes with it what that is needed for.
+    natural = base.commit == "natural" and c["page"]
+    commits = natural or (base.commit == "handler-end" and freeze)
     return replace(
         base,
         is_paused=c["is_paused"],
         page=c["page"],
-        freeze=c["page"] and c["freeze"],
+        freeze=freeze,
         lvtpc_auto=c["page"] and c["lvtpc_auto"],
+        routes=base.routes if c["page"] else {},
+        commit=base.commit if commits else "write",
+        natural_exit_us=base.natural_exit_us if natural else 0,
     )
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import add
 from typing import Protocol
 
 from pvpmu.guest.live import live_entries
 from pvpmu.guest.msr import Seam, Trapped
 from pvpmu.guest.pvpage import GuestPage
+from pvpmu.guest.routing import DesignedPage
 from pvpmu.shared import cpuid as leaf_a
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import GeneralProtectionError, PeerError, UsageError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason, reason_name
@@ -178,11 +181,16 @@ class Vcpu:
             raise PeerError(f"the host's CPUID leaf {leaf_a.LEAF:#x}: {error}") from None
 
     def register_page(
-        self, memory: memoryview[int], address: int, features: int = page.FEATURES_KNOWN
+        self,
+        memory: memoryview[int],
+        address: int,
+        features: int = page.FEATURES_KNOWN,
+        guest: GuestDesign | None = None,
     ) -> bool:
         """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
 
         ``features``: those to ask for where they are offered. A page in use is given up first.
+        ``guest``: the guest's side of a design, else the protocol's.
         Returns False when the host offers none or refuses: then everything keeps trapping.
         """
         if self.seam.page is not None:
@@ -212,8 +220,9 @@ class Vcpu:
             return False
         seam = self.seam
         self._follow = seam.entered
+        own = guest is not None and not guest.keeps_protocol
         seam.attach(
-            GuestPage(
+            (partial(DesignedPage, guest=guest or GuestDesign()) if own else GuestPage)(
                 words,
                 cpuid,
                 exit_read=self.trapped.rdmsr,

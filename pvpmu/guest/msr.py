@@ -68,6 +68,7 @@ class Seam:
         "_acknowledge",
         "_exit",
         "_generation",
+        "_in_pmi",
         "_page",
         "_rdpmc",
         "_rdpmc_word",
@@ -88,6 +89,7 @@ class Seam:
         self._page: GuestPage | None = None
         self._use(Routes())
         self._running = False
+        self._in_pmi = False
 
     @property
     def page(self) -> GuestPage | None:
@@ -127,7 +129,21 @@ class Seam:
             running = self._words[page.LIVE] != 0
             if running != self._running:
                 self._running = running
-                self._use(guest_page.running if running else guest_page.frozen)
+                if running:
+                    self._use(guest_page.running)
+                else:
+                    self._in_pmi = guest_page.held
+                    self._use(guest_page.pmi if self._in_pmi else guest_page.frozen)
+
+    def handler_ends(self) -> None:
+        """The NMI handler is about to return."""
+        guest_page = self._page
+        if guest_page is None or not guest_page.flushes or self._running or not self._in_pmi:
+            return
+        self._in_pmi = False
+        # Before the exit, whose VM-entry may well be RUNNING.
+        self._use(guest_page.frozen)
+        guest_page.flush()
 
     def rdmsr(self, address: MsrAddress) -> int:
         """Return the 64-bit value; raises :class:`GeneralProtectionError`."""

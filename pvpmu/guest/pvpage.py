@@ -52,6 +52,8 @@ class GuestPage:
     """A registered page, ``words``, and the exits that its accesses fall back to.
 
     ``exit_read``, ``exit_rdpmc`` and ``exit_write`` are the trapped RDMSR, RDPMC and WRMSR.
+    ``running``, ``frozen``: the routes of a state; ``pmi``: those in FROZEN from a freeze on.
+    ``flushes``: the end of a PMI's handler is to be told to :meth:`flush`.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class GuestPage:
         self._status = self._read_status()
         self.frozen = self._frozen_routes()
         self.running = self._running_routes()
+        self.pmi = self.frozen
+        self.flushes = False
 
     @property
     def held(self) -> bool:
@@ -86,6 +90,9 @@ class GuestPage:
     def not_counting(self) -> int:
         """Live counters, by global index, that have no running host event."""
         return self.words[page.NOT_COUNTING]
+
+    def flush(self) -> None:
+        """The end of a PMI's handler: nothing is left to do, GLOBAL_CTRL's write was the COMMIT."""
 
     def _frozen_routes(self) -> Routes:
         routes = self._status_routes()

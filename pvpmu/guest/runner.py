@@ -116,12 +116,13 @@ class GuestRun:
                 f"scenario {scenario.name!r} needs {_shape(scenario.cpuid)}, "
                 f"the host offers {_shape(self.cpuid)}"
             )
-        self.page_registered = vcpu.register_page(memory, page_address)
+        guest = guest or GuestDesign()
+        self.page_registered = vcpu.register_page(memory, page_address, guest=guest)
         # As a kernel that finds no page leaves its native MSR operations in place.
         access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
         if self._recorder is not None:
             access = RecordedAccess(access, self._recorder)
-        generation = GENERATIONS[(guest or GuestDesign()).driver]
+        generation = GENERATIONS[guest.driver]
         self._driver = PmuDriver(access, self.cpuid, generation)
         self.core = PerfCore(
             self._driver,
@@ -135,7 +136,7 @@ class GuestRun:
             (event.number, event.hw.event.kind, event.hw) for event in self.core.events
         ]
         self.counts = Counts()
-        self._timers = _timers(scenario)
+        self._timers = _timers(scenario, guest.natural_exit_us)
         self.accuracy: Accuracy | None = None
         self._settling = False
         self._interrupted_ip = 0
@@ -235,19 +236,26 @@ class GuestRun:
 
     def _waited_for(self, now: Ns, *, tick: bool) -> list[str]:
         """The timers that would interrupt the vCPU; those that nobody waits for do not fire."""
-        wanted = {"tick": tick, "mux": self.core.rotates, "read": self.core.counts_now}
+        wanted = {
+            "natural": True,
+            "tick": tick,
+            "mux": self.core.rotates,
+            "read": self.core.counts_now,
+        }
         for name, is_wanted in wanted.items():
             if not is_wanted:
                 self._timers.skip(name, now)
         return [name for name, is_wanted in wanted.items() if is_wanted]
 
     def _interrupts(self, program: Workload, names: Sequence[str]) -> None:
-        """What is due, the tick first."""
+        """What is due: exits that happen anyway, then the tick, then the rest."""
         now, core = program.now, self.core
         for name in names:
             if not self._timers.due(name, now):
                 continue
-            if name == "tick":
+            if name == "natural":
+                self._vcpu.exit(ExitReason.EXTERNAL_INTERRUPT)
+            elif name == "tick":
                 self._tick()
             elif name == "mux":
                 self._operation("rotation", lambda: core.rotate(program.now))
@@ -267,6 +275,9 @@ class GuestRun:
     def _run_script(self, program: Scripted) -> None:
         vcpu = self._vcpu
         for step in self._steps:
+            if self._timers.due("natural", step.time):
+                # A script has nothing between its steps: what waits for an exit waits no longer.
+                vcpu.exit(ExitReason.EXTERNAL_INTERRUPT)
             retired = program.advance(step, vcpu.distances())
             if any(retired):
                 vcpu.retire(retired)
@@ -308,6 +319,7 @@ class GuestRun:
         if self._settling:
             # A PMI that was on its way when the measured window ended.
             self.core.handle_nmi(self._program.now, self._interrupted_ip)
+            self._vcpu.seam.handler_ends()
             return
         recorder = self._recorder
         enabled = self._driver.enabled
@@ -315,6 +327,7 @@ class GuestRun:
             recorder.begin()
         start = self._program.now
         handled = self.core.handle_nmi(start, self._interrupted_ip)
+        self._vcpu.seam.handler_ends()
         counts = self.counts
         counts.handlers += 1
         if handled:
@@ -352,11 +365,12 @@ class GuestRun:
                         self._told[number] += counts[kind]
 
 
-def _timers(scenario: Scenario) -> Timers:
-    """``switch``: from one sched-in to the sched-out."""
+def _timers(scenario: Scenario, natural_exit_us: int) -> Timers:
+    """``switch``: from one sched-in to the sched-out; ``natural``: exits that happen anyway."""
     idle = scenario.idle
     return Timers(
         {
+            "natural": natural_exit_us * 1000,
             "tick": NS_PER_S // scenario.hz,
             "mux": scenario.mux_us * 1000,
             "read": scenario.read_us * 1000,

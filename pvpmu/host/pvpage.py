@@ -137,6 +137,11 @@ class HostPage:
             self._acked = acked
 
     @property
+    def released(self) -> bool:
+        """Whether the guest's count says that no hold lasts."""
+        return self._words[page.RELEASE_SEQ] == self._freeze_seq
+
+    @property
     def hold(self) -> Hold:
         """What a restore needs to go on."""
         return Hold(lasts=self._vpmu.held, freeze_seq=self._freeze_seq, pmi_seq=self._pmi_seq)
@@ -217,7 +222,7 @@ class HostPage:
         refused words go back to their last accepted value at the next publication.
         """
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
-        released = self._words[page.RELEASE_SEQ] == self._freeze_seq
+        released = self.released
         self.take_ovf_ctrl()
         changed = [
             turn

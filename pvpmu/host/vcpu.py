@@ -91,6 +91,7 @@ class HostVcpu(PageRegistrar):
             _NMI_WINDOW: self._nothing,
             int(ExitReason.INTERRUPT_WINDOW): self._nothing,
             int(ExitReason.HLT): self._nothing,
+            int(ExitReason.EXTERNAL_INTERRUPT): self._nothing,
             int(ExitReason.CPUID): self._cpuid,
         }
         self.power_on()
@@ -268,7 +269,19 @@ class HostVcpu(PageRegistrar):
     # Exit handlers: reply flags ---------------------------------------------------------------
 
     def _nothing(self, _: int) -> int:
+        if self._design.commit == "natural" and self.page is not None and not self.page.running:
+            self._commit_naturally(self.page)
         return 0
+
+    def _commit_naturally(self, page_half: HostPage) -> None:
+        """Start what the guest left in its page, where its design has no COMMIT (IMP-6 aside)."""
+        if page_half.import_words() and page_half.released:
+            self.vpmu.held = False
+            page_half.end_hold()
+            if page_half.running:
+                page_half.commit()
+                self.vpmu.start_paused()
+                page_half.registers_changed()
 
     def _exception_nmi(self, _: int) -> int:
         if self._slot[_REQUEST] & exits.STRAY_PMI:
@@ -318,6 +331,9 @@ class HostVcpu(PageRegistrar):
             self.vpmu.held = held
             return False
         page_half.register_written(address, value, was_running=was_running)
+        if address == msr.OVF_CTRL:
+            # Not by the protocol (STA-6); a design that traps it may also write it in the page.
+            page_half.ovf_ctrl_written()
         if held and not self.vpmu.held:
             page_half.end_hold()
         if page_half.running:

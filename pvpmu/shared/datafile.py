@@ -103,8 +103,9 @@ def _subject(raw: object, path: str, what: str) -> str:
             table = table[inside]
         except (KeyError, IndexError, TypeError):
             return path
-    first = what.split(" ", 1)[0]
-    return f"{path}.{first}" if isinstance(table, dict) and first in table else path
+    first = what.split(" ", 1)[0].rstrip(":")
+    named = isinstance(table, dict) and first.split(".")[0] in table
+    return f"{path}.{first}" if named else path
 
 
 def _refuse_unknown(raw: object, kind: object, path: str) -> None:

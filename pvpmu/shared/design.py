@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -10,11 +10,24 @@ from typing import Literal, NamedTuple, get_args
 from pvpmu.shared.datafile import data_text, load_toml, shipped_names
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.profile import KVM_5_14, KVM_6_12, Profile
+from pvpmu.shared.registers import Role
 
 _FOLDER = "designs"
 _HOSTS = {"5.14": KVM_5_14, "6.12": KVM_6_12}
 Host = Literal["5.14", "6.12"]
 DriverName = Literal["linux-5.14", "linux-6.12"]
+Commit = Literal["write", "handler-end", "natural"]
+PAGE, READ, WRITE, EXIT = ROUTES = "page", "read", "write", "exit"
+"""Which accesses of a register stay in the page: all, its reads, its writes, none."""
+RDPMC = "RDPMC"
+OVF_CTRL = Role.OVF_CTRL.name
+ROUTED = (
+    *(role.name for role in Role if role not in (Role.CAPABILITIES, Role.PV_PAGE, Role.PV_STATUS)),
+    RDPMC,
+)
+"""What a design can route: the registers that the page has, by role, and RDPMC."""
+STATES = ("running", "frozen", "pmi")
+_EVERY = "all"
 DRIVERS: tuple[DriverName, ...] = get_args(DriverName)
 _LONGEST_NAME = 48
 ALL = "all"
@@ -35,9 +48,22 @@ KVM_AXES = HostAxes("callback", "pause", "all")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestDesign:
-    """The guest's side of a design. ``driver``: the generation of its PMU driver."""
+    """The guest's side of a design, as there; each access that ``routes`` lacks is the page's."""
 
     driver: DriverName = "linux-5.14"
+    routes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    commit: Commit = "write"
+    natural_exit_us: int = 0
+
+    @property
+    def keeps_protocol(self) -> bool:
+        """Whether its seam is the protocol's own."""
+        return not self.routes and self.commit == "write"
+
+    def routes_of(self, state: str) -> dict[str, str]:
+        """The routes of a state by register, where any are given."""
+        given = self.routes.get(state, {})
+        return {**dict.fromkeys(ROUTED, given.get(_EVERY, PAGE)), **given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +79,11 @@ class Design:
 
     The interface: ``page``: the host offers the per-vCPU page. ``freeze``: it also offers to stop
     counting at the entry that injects a PMI. ``lvtpc_auto``: where delivery masks LVTPC, it offers
-    to unmask at the COMMIT.
+    to unmask at the COMMIT. ``routes``: by state (``running``, ``frozen``, ``pmi``: frozen from a
+    freeze until counters run again), then by register or ``all``, which accesses the guest keeps
+    in the page: both kinds, its reads, its writes, or none. ``commit``: the guest commits at the
+    write that makes counters live, at the end of a PMI's handler, or never by itself: the host
+    looks at the next exit of any kind. ``natural_exit_us``: how often there is one.
 
     ``driver``: the guest's driver generation unless asked otherwise. ``equivalent``: at zero skid
     and latency it must give the same samples as the other equivalent designs; ``differences``: what
@@ -69,6 +99,9 @@ class Design:
     page: bool
     freeze: bool = False
     lvtpc_auto: bool = False
+    routes: dict[str, dict[str, str]] = field(default_factory=dict)
+    commit: Commit = "write"
+    natural_exit_us: int = 0
     host: Host = "5.14"
     driver: DriverName = "linux-5.14"
     pmi_path: Literal["callback", "direct"] = "callback"
@@ -85,11 +118,44 @@ class Design:
     def __post_init__(self) -> None:
         if not (self.name.isprintable() and 0 < len(self.name) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable characters")
-        for feature in ("freeze", "lvtpc_auto"):
+        for feature in ("freeze", "lvtpc_auto", "routes"):
             if getattr(self, feature) and not self.page:
                 raise ValueError(f"{feature} needs page = true")
+        self._check_routes()
+        self._check_commit()
         if not self.equivalent and not self.differences:
             raise ValueError("equivalent = false needs differences: what a guest may see")
+
+    def _check_routes(self) -> None:
+        for state, routes in self.routes.items():
+            if state not in STATES:
+                raise ValueError(f"routes.{state}: unknown state; known: {', '.join(STATES)}")
+            for name, route in routes.items():
+                if route not in ROUTES:
+                    known = ", ".join(ROUTES)
+                    raise ValueError(f"routes.{state}.{name}: {route!r}, expected one of {known}")
+                if name not in (*ROUTED, _EVERY):
+                    known = ", ".join((_EVERY, *ROUTED))
+                    raise ValueError(f"routes.{state}.{name}: unknown register; known: {known}")
+
+    def _check_commit(self) -> None:
+        if self.commit != "write" and not self.page:
+            raise ValueError(f'commit = "{self.commit}" needs page = true')
+        if self.commit == "handler-end" and not self.freeze:
+            raise ValueError('commit = "handler-end" needs freeze = true')
+        if (self.commit == "natural") != bool(self.natural_exit_us):
+            raise ValueError(
+                'natural_exit_us must be above 0 with commit = "natural", which waits for such '
+                f"exits, and 0 without; it is {self.natural_exit_us}"
+            )
+        if self.natural_exit_us < 0:
+            raise ValueError(f"natural_exit_us {self.natural_exit_us} is below 0")
+        state = {"handler-end": "pmi", "natural": "frozen"}.get(self.commit)
+        if state is not None and self.guest.routes_of(state)["GLOBAL_CTRL"] not in (PAGE, WRITE):
+            raise ValueError(
+                f"routes.{state}.GLOBAL_CTRL must keep writes in the page with "
+                f'commit = "{self.commit}"'
+            )
 
     @property
     def host_axes(self) -> HostAxes:
@@ -104,7 +170,12 @@ class Design:
     @property
     def guest(self) -> GuestDesign:
         """What a guest must know of it."""
-        return GuestDesign(driver=self.driver)
+        return GuestDesign(
+            driver=self.driver,
+            routes=self.routes,
+            commit=self.commit,
+            natural_exit_us=self.natural_exit_us,
+        )
 
     @property
     def profile(self) -> Profile:

@@ -18,6 +18,7 @@ class ExitReason(enum.IntEnum):
     """VMX basic exit reasons in use. Append only: the numbers are the wire."""
 
     EXCEPTION_NMI = 0
+    EXTERNAL_INTERRUPT = 1
     INTERRUPT_WINDOW = 7
     NMI_WINDOW = 8
     CPUID = 10

@@ -110,3 +110,40 @@ def test_two_designs_of_one_name_are_refused(tmp_path: Path) -> None:
     path.write_text(TEXT.replace("mine", "page"))
     with pytest.raises(UsageError, match=r"two designs are called 'page': a shipped one and .*"):
         designs_named(["page", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("[routes.stopped]", "routes.stopped: unknown state; known: running, frozen, pmi"),
+        (
+            '[routes.pmi]\nEVNTSEL = "page"',
+            "routes.pmi.EVNTSEL: unknown register; known: all, PERF",
+        ),
+        (
+            '[routes.pmi]\nEVTSEL = "trap"',
+            "line 6: field routes.pmi.EVTSEL: routes.pmi.EVTSEL: 'trap', exp",
+        ),
+        ('commit = "natural"', "natural_exit_us must be above 0"),
+        ("natural_exit_us = 5", "natural_exit_us must be above 0 with commit"),
+        ('commit = "handler-end"', 'commit = "handler-end" needs freeze = true'),
+        (
+            'commit = "natural"\nnatural_exit_us = 5\n[routes.frozen]\nall = "exit"',
+            "routes.frozen.GLOBAL_CTRL must keep writes in the page",
+        ),
+    ],
+)
+def test_routes_and_commits_that_contradict_themselves_are_refused(
+    lines: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(TEXT + lines + "\n")
+    assert str(caught.value).startswith("mine.toml: line ")
+    assert message in str(caught.value)
+
+
+def test_a_state_without_routes_keeps_everything_in_the_page() -> None:
+    guest = load(TEXT + '[routes.running]\nall = "exit"\nLVTPC = "read"\n').guest
+    assert set(guest.routes_of("frozen").values()) == {"page"}
+    running = guest.routes_of("running")
+    assert (running["LVTPC"], running["RDPMC"]) == ("read", "exit")
