@@ -309,7 +309,8 @@ struct pvpmu_exit_slot {
     uint64_t work_redundant_calls; /* host: perf calls on counters paused already */
     uint64_t work_locks; /* host: perf context locks taken */
     uint64_t work_placements; /* host: events placed on hardware counters */
-    uint64_t tail[52];
+    uint64_t work_local_reads; /* host: reads of a counter without perf */
+    uint64_t tail[51];
 };
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, request) == 0x0, "request");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->request) == 0x8, "request");
@@ -351,8 +352,10 @@ PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_locks) == 0x250, "work
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_locks) == 0x8, "work_locks");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_placements) == 0x258, "work_placements");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_placements) == 0x8, "work_placements");
-PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x260, "tail");
-PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x1a0, "tail");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_local_reads) == 0x260, "work_local_reads");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_local_reads) == 0x8, "work_local_reads");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x268, "tail");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x198, "tail");
 PVPMU_STATIC_ASSERT(sizeof(struct pvpmu_exit_slot) == 0x400, "pvpmu_exit_slot");
 
 struct pvpmu_segment {

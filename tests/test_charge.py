@@ -13,7 +13,7 @@ from pvpmu.guest.machine import RunJob, RunReport
 from pvpmu.guest.scenario import Races, Scenario, ScenarioEvent, load_scenario
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.costs import Costs, work_of
-from pvpmu.shared.design import design_named
+from pvpmu.shared.design import Design, design_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import CYCLES
 
@@ -38,9 +38,13 @@ def _scenario(*, frequency: bool, **changes: Any) -> Scenario:
 
 
 def _run(
-    design: str, scenario: Scenario, costs: Costs | None = COSTS, transport: str = "inline"
+    design: str | Design,
+    scenario: Scenario,
+    costs: Costs | None = COSTS,
+    transport: str = "inline",
 ) -> Run:
-    config = VmConfig(design=design_named(design), cpuid=scenario.cpuid)
+    made = design_named(design) if isinstance(design, str) else design
+    config = VmConfig(design=made, cpuid=scenario.cpuid)
     with open_vm(config, transport) as vm:
         (report,) = vm.run([RunJob(scenario, 5, record=True, charge=costs)])
         (stats,) = vm.stats()
@@ -80,6 +84,23 @@ def test_what_is_charged_is_what_the_counted_work_costs(
         tally = [sum(words) for words in zip(*stats.tallies, strict=True)]
         work = work_of(sum(stats.exits.values()), tally, counts.handlers)
         assert counts.charged_ns == COSTS.of(work) > _MS
+
+
+@pytest.mark.parametrize(
+    "design",
+    [design_named("page-lean"), replace(design_named("trap"), context_lock="per-exit")],
+    ids=["reads without perf", "one lock for an exit"],
+)
+def test_locks_placements_and_reads_without_perf_are_charged_at_their_own_price(
+    design: Design,
+) -> None:
+    costs = replace(COSTS, lock_ns=300, placement_ns=70, local_read_ns=50)
+    report, stats = _run(design, _scenario(frequency=False), costs)
+    tally = [sum(words) for words in zip(*stats.tallies, strict=True)]
+    work = work_of(sum(stats.exits.values()), tally, report.counts.handlers)
+    assert work.local_reads > 0 or work.locks < work.live_calls
+    assert report.counts.charged_ns == costs.of(work)
+    assert report.counts.count_error == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("runs", ["fixed", "adapting"])

@@ -55,7 +55,7 @@ def here_file(
         f"# Measured on this machine: {MEASURED}. It is a hand-over between two processes on one",
         "# CPU and the answer of a host in Python, not an exit of a real VM.",
         f"# Carried over from {family}, not measured: {', '.join(CARRIED)}.",
-        "# Locks and placements are in what a call costs.",
+        "# Locks and placements are in what a call costs; reads without perf are free.",
         f"name = {_text(HERE)}",
         f"summary = {_text(f'this machine: a measured exit, the rest carried over from {family}')}",
         f"source = {_text(f'pvpmu calibrate, {date}')}",
@@ -78,7 +78,9 @@ def _spread(values: Sequence[float], source: str) -> Range:
 def _carried(name: str, carried: Sequence[CostModel], source: str) -> Range:
     corners = [costs for model in carried for costs in model.corners]
     # Those in which a call includes its lock and its placements, as it does in this file.
-    ends = [getattr(at, name) for at in corners if not at.lock_ns + at.placement_ns]
+    ends = [
+        getattr(at, name) for at in corners if not at.lock_ns + at.placement_ns + at.local_read_ns
+    ]
     value = getattr(carried[-1].costs, name)
     return Range(
         value=round(value, 1), low=round(min(ends), 1), high=round(max(ends), 1), source=source

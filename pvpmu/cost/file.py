@@ -53,6 +53,7 @@ class CostTable:
     guest_ns: float | Range | str
     lock_ns: float | Range | str = 0.0
     placement_ns: float | Range | str = 0.0
+    local_read_ns: float | Range | str = 0.0
 
     def __post_init__(self) -> None:
         for name in COST_NAMES:

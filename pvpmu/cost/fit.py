@@ -14,7 +14,8 @@ class Measurement:
     """A mean latency of the NMI handler, and what so many handlers did.
 
     ``handler_ns``: per handler entry. ``handlers`` entries made ``exits``, ``live_calls``,
-    ``redundant_calls``, ``locks`` and ``placements`` in all (see :class:`pvpmu.shared.costs.Work`).
+    ``redundant_calls``, ``locks``, ``placements`` and ``local_reads`` in all (see
+    :class:`pvpmu.shared.costs.Work`).
     """
 
     what: str
@@ -25,6 +26,7 @@ class Measurement:
     redundant_calls: float
     locks: float
     placements: float
+    local_reads: float = 0
 
     def __post_init__(self) -> None:
         for name in ("handler_ns", "handlers"):

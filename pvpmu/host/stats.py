@@ -78,7 +78,7 @@ class HostStats:
         """The host's work in all places, as the slot's ``work`` words have it."""
         done = work_of(0, [sum(words) for words in zip(*self.tallies, strict=True)])
         counts = (done.live_calls, done.redundant_calls, done.locks, done.placements)
-        return [int(count) for count in counts]
+        return [int(count) for count in (*counts, done.local_reads)]
 
     @property
     def exits(self) -> Counter[int]:

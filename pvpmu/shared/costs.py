@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvpmu.shared.tally import PLACEMENTS, REDUNDANT, calls, locks
+from pvpmu.shared.tally import LOCAL_READS, PLACEMENTS, REDUNDANT, calls, locks
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Work:
 
     ``exits``: VM-exits. ``live_calls``: host perf calls on counters that were not paused already;
     ``redundant_calls``: on those that were. ``locks``: perf context locks taken. ``placements``:
-    events placed on hardware counters. ``handlers``: entries of the guest's NMI handler.
+    events placed on hardware counters. ``local_reads``: of a counter on its own CPU, without perf.
+    ``handlers``: entries of the guest's NMI handler.
     """
 
     exits: float
@@ -24,6 +25,7 @@ class Work:
     redundant_calls: float
     locks: float
     placements: float
+    local_reads: float = 0
     handlers: float = 0
 
 
@@ -31,7 +33,13 @@ def work_of(exits: int, tally: list[int], handlers: int = 0) -> Work:
     """So many exits and handler entries, with the calls of one tally."""
     redundant = tally[REDUNDANT]
     return Work(
-        exits, calls(tally) - redundant, redundant, locks(tally), tally[PLACEMENTS], handlers
+        exits=exits,
+        live_calls=calls(tally) - redundant,
+        redundant_calls=redundant,
+        locks=locks(tally),
+        placements=tally[PLACEMENTS],
+        local_reads=tally[LOCAL_READS],
+        handlers=handlers,
     )
 
 
@@ -42,7 +50,8 @@ class Costs:
     ``exit_ns``: one VM-exit. ``call_ns``: one host perf call; ``redundant_call_ns``: one on a
     counter that is paused already. ``guest_ns``: the guest's own work in one NMI handler.
     ``lock_ns``: one perf context lock; ``placement_ns``: one event placed on a hardware counter:
-    both come on top of the call that does it.
+    both come on top of the call that does it. ``local_read_ns``: one read of a counter on its own
+    CPU, without perf.
     """
 
     exit_ns: float
@@ -51,6 +60,7 @@ class Costs:
     guest_ns: float
     lock_ns: float = 0
     placement_ns: float = 0
+    local_read_ns: float = 0
 
     def of(self, work: Work) -> float:
         """What this work costs, ns; a whole number if all costs and counts are."""
@@ -70,6 +80,7 @@ COUNT_OF = {
     "guest_ns": "handlers",
     "lock_ns": "locks",
     "placement_ns": "placements",
+    "local_read_ns": "local_reads",
 }
 """The count that each cost is multiplied with."""
 COST_NAMES = tuple(COUNT_OF)

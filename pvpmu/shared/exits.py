@@ -108,7 +108,8 @@ SLOT.line(Owner.HOST)
 WORK_AT = SLOT.word("work_live_calls", "perf calls on counters not paused already, since START")
 SLOT.word("work_redundant_calls", "perf calls on counters paused already")
 SLOT.word("work_locks", "perf context locks taken")
-WORK_WORDS = SLOT.word("work_placements", "events placed on hardware counters") - WORK_AT + 1
+SLOT.word("work_placements", "events placed on hardware counters")
+WORK_WORDS = SLOT.word("work_local_reads", "reads of a counter without perf") - WORK_AT + 1
 """Measurement only, and only if a CONTROL exit asked for it (WORK): at each VM-entry that can come
 from a counted exit, in the order of :class:`pvpmu.shared.costs.Work` behind its exits."""
 

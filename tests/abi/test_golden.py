@@ -59,6 +59,7 @@ work_live_calls 0x240 8 host
 work_redundant_calls 0x248 8 host
 work_locks 0x250 8 host
 work_placements 0x258 8 host
+work_local_reads 0x260 8 host
 """
 SEGMENT = """
 ready 0x0 8 host

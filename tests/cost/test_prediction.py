@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 
 
 def workload(name: str, exits: int, handlers: int, published: float, *, calls: int = 0) -> Workload:
-    return Workload(name, Work(exits, calls, 0, calls, 0, handlers), SECOND, published)
+    return Workload(name, Work(exits, calls, 0, calls, 0, handlers=handlers), SECOND, published)
 
 
 @pytest.mark.parametrize(("overhead", "share"), [(0, 0), (25, 0.2), (100, 0.5), (300, 0.75)])

@@ -10,7 +10,7 @@ from pvpmu.shared.costs import Costs
 from pvpmu.shared.exits import ExitReason
 
 COSTS = Costs(exit_ns=1000, call_ns=100, redundant_call_ns=10, guest_ns=5, lock_ns=2,
-              placement_ns=1)  # fmt: skip
+              placement_ns=1, local_read_ns=50)  # fmt: skip
 
 
 class Rig:
@@ -20,7 +20,7 @@ class Rig:
         self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
         self.meter = Meter(COSTS, self.slot)
         self.passed = 0
-        self.work = [0, 0, 0, 0]
+        self.work = [0] * exits.WORK_WORDS
         self._cross = self.meter.crossing(self._serve)
 
     def pass_time(self, elapsed: int) -> None:
@@ -33,7 +33,7 @@ class Rig:
     def exit(self, reason: int, *work: int) -> int:
         """Exit while the host does more ``work``; returns what that took on the clock."""
         before = self.passed
-        self.work = [a + b for a, b in zip(self.work, work or [0] * 4, strict=True)]
+        self.work = [a + b for a, b in zip(self.work, work or [0] * exits.WORK_WORDS, strict=True)]
         self.slot[exits.REQUEST] = reason
         self._cross()
         return self.passed - before
@@ -48,9 +48,9 @@ def rig() -> Rig:
 
 def test_an_exit_and_the_host_s_work_in_it_are_charged_at_the_entry(rig: Rig) -> None:
     assert rig.exit(ExitReason.MSR_READ) == 1000
-    assert rig.exit(ExitReason.MSR_WRITE | exits.NMI_BLOCKED, 3, 1, 4, 6) == 1000 + 324
+    assert rig.exit(ExitReason.MSR_WRITE | exits.NMI_BLOCKED, 3, 1, 4, 6, 2) == 1000 + 424
     assert rig.exit(ExitReason.RDPMC) == 1000
-    assert rig.exit(ExitReason.EXCEPTION_NMI, 1, 0, 1, 0) == 1000 + 102
+    assert rig.exit(ExitReason.EXCEPTION_NMI, 1, 0, 1, 0, 0) == 1000 + 102
     assert rig.meter.charged == rig.passed
 
 
