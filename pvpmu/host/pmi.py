@@ -69,13 +69,14 @@ class PmiDelivery:
     def __init__(self, *, masks: bool = False) -> None:
         self.masks = masks
         self.counts = PmiCounts()
+        self.requests = 0
         self.reset()
 
     def reset(self) -> None:
-        """The APIC's reset state, nothing waiting (RESET and INIT)."""
+        """The APIC's reset state, nothing waiting (RESET and INIT). A PMU request stays."""
         self.masked_here = False
         self.lvtpc = LVT_MASKED
-        self.requests = 0
+        self.requests &= REQUEST_PMU
         self.irq_work = False
         self._queued: list[bool] = []
         self.pending: list[bool] = []

@@ -9,9 +9,9 @@ import pytest
 
 from pvpmu.conformance.burst import Burst
 from pvpmu.conformance.inline import InlineTarget
-from pvpmu.conformance.runner import Runner, select
+from pvpmu.conformance.runner import RunConfig, Runner, select
 from pvpmu.conformance.target import Unsupported
-from pvpmu.conformance.vector import Vector
+from pvpmu.conformance.vector import PROFILES, Vector
 from pvpmu.conformance.verdict import CaseResult, Verdict
 from pvpmu.guest import pvpage as guest_page
 from pvpmu.host import vpmu as host_vpmu
@@ -22,12 +22,11 @@ from pvpmu.host.vpmu import Vpmu
 NewRunner = Callable[..., Runner]
 
 
-@pytest.fixture(scope="module")
-def whole_run() -> list[CaseResult]:
-    from pvpmu.conformance.runner import RunConfig
-    from pvpmu.conformance.vector import load_vectors
-
-    return list(Runner(InlineTarget, RunConfig()).run(load_vectors()).results)
+@pytest.fixture(scope="module", params=PROFILES)
+def whole_run(request: pytest.FixtureRequest, vectors: list[Vector]) -> list[CaseResult]:
+    """Every case in one profile: together each in every profile in which it holds."""
+    config = RunConfig(profile=request.param)
+    return list(Runner(InlineTarget, config).run(vectors).results)
 
 
 def test_no_case_fails(whole_run: list[CaseResult]) -> None:
