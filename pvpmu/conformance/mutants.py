@@ -17,7 +17,8 @@ from pvpmu.conformance.verdict import Verdict
 from pvpmu.shared.errors import UsageError
 
 MUTANTS: tuple[Mutant, ...] = (*HOST, *KVM, *GUEST)
-_LIMIT_S = 2.0
+_LIMIT_S = 30.0
+"""Of one case on one path: no mistake here hangs, and a busy machine is slow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from pvpmu.guest.msr import Seam
 from pvpmu.guest.pvpage import GuestPage, fixed_enables
 from pvpmu.shared import page
 from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE
+from pvpmu.shared.cpuid import EVTSEL_EN, FIXED_BASE, LVT_MASKED
+from pvpmu.shared.registers import BY_ADDRESS
 from pvpmu.shared.units import U64_MASK
 
 Write = Callable[[int], None]
@@ -19,6 +20,8 @@ DIRTY = page.PAGE_SIZE // 8 - 1
 """The word of the page in which a mutant keeps its dirty bitmap."""
 
 _running_routes = was(GuestPage, "_running_routes")
+_frozen_routes = was(GuestPage, "_frozen_routes")
+_rdpmc_indices = was(GuestPage, "_rdpmc_indices")
 _acknowledge = was(GuestPage, "_acknowledge")
 _wrmsr = was(Seam, "wrmsr")
 _global_ctrl_write = was(GuestPage, "_global_ctrl_write")
@@ -240,6 +243,27 @@ def _ignores_generation(self: Any) -> None:
             self._use(self._page.running if running else self._page.frozen)
 
 
+def _frozen_but(**changes: Any) -> Callable[[Any], Any]:
+    """FROZEN's routes with other bits that make a register's write exit."""
+
+    def routes(self: Any) -> Any:
+        found = _frozen_routes(self)
+        for address, (index, refused) in list(found.write_word.items()):
+            role = BY_ADDRESS[address].role
+            found.write_word[address] = index, changes.get(role.name, lambda bits: bits)(refused)
+        return found
+
+    return routes
+
+
+def _fast_from_page(self: Any) -> Any:
+    return [
+        (first | ecx, index, bit)
+        for ecx, index, bit in _rdpmc_indices(self)
+        for first in (0, msr.RDPMC_FAST)
+    ]
+
+
 def marks_dirty(self: Any, address: int, value: int) -> None:
     """Load the bitmap, write the word, store the bitmap with the word's bit."""
     index = page.WORD_OF.get(address)
@@ -295,4 +319,12 @@ GUEST = (
            _stale_read, "RUN-11"),
     _guest("ignores-generation", "uses a page that the host has left", Seam, "entered",
            _ignores_generation, "LIFE-12"),
+    _guest("counter-unchecked", "stores a counter beyond its width", GuestPage, "_frozen_routes",
+           _frozen_but(PMC=lambda _: 0, FIXED_CTR=lambda _: 0), "WID-05/a"),
+    _guest("lvtpc-unchecked", "stores LVTPC bits that fault, or that the APIC drops", GuestPage,
+           "_frozen_routes", _frozen_but(LVTPC=lambda _: 0), "AUTO-02/b"),
+    _guest("auto-mask-hidden", "with LVTPC_AUTO stores a mask that the host cannot see", GuestPage,
+           "_frozen_routes", _frozen_but(LVTPC=lambda bits: bits & ~LVT_MASKED), "AUTO-02/b"),
+    _guest("fast-rdpmc-whole", "serves fast RDPMC with the whole word", GuestPage,
+           "_rdpmc_indices", _fast_from_page, "RPM-05/a"),
 )  # fmt: skip

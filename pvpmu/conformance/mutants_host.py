@@ -29,6 +29,9 @@ _inject = was(HostVcpu, "_inject")
 _deliver_all = was(HostVcpu, "_deliver")
 _save = was(migrate, "save")
 _restore = was(migrate, "restore")
+_load_status = was(HostPage, "load_status")
+_deliver_pmi = was(HostVcpu, "_deliver_pmi")
+_publish_all = was(HostVcpu, "_publish")
 _start_paused = was(Counters, "start_paused")
 
 
@@ -223,6 +226,45 @@ def _imports_dirty_only(self: Any) -> bool:
     return bool(_import_words(self))
 
 
+def _writes_without_count(self: Any) -> None:
+    self.dirty = True
+    self._acked_next = self._words[page.ACKED]
+
+
+def _writes_back(self: Any) -> None:
+    _load_status(self)
+    self._owns_turns = self._stale = self.dirty = True
+
+
+def _ends_without_start(self: Any) -> None:
+    if self.page is not None:
+        self.import_page()
+        self._detach(self.page)
+
+
+def _reports_first(self: Any) -> bool:
+    done = bool(_import_words(self))
+    self._rejected &= -self._rejected
+    return done
+
+
+def _stays_refused(self: Any) -> bool:
+    self._stuck = getattr(self, "_stuck", False) or not _import_words(self)
+    return not self._stuck
+
+
+def _freezes_at_delivery(self: Any) -> None:
+    _deliver_pmi(self)
+    half = self.page
+    if half is not None and half.freeze and half.running:
+        half.freeze_now()
+
+
+def _logs_nothing(self: Any) -> None:
+    _publish_all(self)
+    self.dirty_frames.clear()
+
+
 def _same_generation(last: int, found: int) -> int:
     return last or found or 1
 
@@ -257,7 +299,7 @@ HOST = (
     _host("unmasked-width", "publishes counters beyond their width", HostPage, "_turn_values",
           _unmasked_width, "WID-07/a"),
     _host("status-before-stop", "publishes the status from before the stop", HostPage,
-          "_store_host", _early_status, "OVF-01"),
+          "_store_host", _early_status, "AUTO-02/a"),
     _host("filter-bypass", "COMMIT does not ask the event filter", Counters, "start_paused",
           _unfiltered, "FLT-16/b"),
     _host("no-import", "a trapped access in FROZEN does not import", PageRegistrar, "_import",
@@ -292,4 +334,22 @@ HOST = (
           _counts_all_nmis, "HOLD-09"),
     _host("init-discards", "INIT throws the page's newer words away", PageRegistrar,
           "end_registration", _discards, "LIFE-06"),
+    _host("status-without-count", "writes status and leaves the count in acked", HostPage,
+          "status_written", _writes_without_count, "SEAM-10"),
+    _host("writes-back", "publishes every register in FROZEN, over what the guest stored",
+          HostPage, "load_status", _writes_back, "TURN-01/a"),
+    _host("end-without-start", "the end of a registration leaves held counters stopped",
+          PageRegistrar, "end_registration", _ends_without_start, "LIFE-11"),
+    _host("reports-first-only", "reports the first refused word, not every one", HostPage,
+          "import_words", _reports_first, "TURN-04"),
+    _host("refusal-sticks", "after one refusal every COMMIT is refused", HostPage, "import_words",
+          _stays_refused, "TURN-18"),
+    _host("freezes-early", "freezes when the PMI is delivered, not when its NMI is injected",
+          HostVcpu, "_deliver_pmi", _freezes_at_delivery, "HOLD-04"),
+    _host("no-dirty-log", "stores to guest memory and logs nothing", HostVcpu, "_publish",
+          _logs_nothing, "LIFE-08/a"),
+    _host("not-counting-zero", "not_counting is always 0", Counters, "not_counting",
+          property(lambda _: 0), "CNT-11"),
+    _host("ovf-ctrl-not-taken", "never takes ovf_ctrl from the page", HostPage, "take_ovf_ctrl",
+          lambda _: None, "MSR-11/c"),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pvpmu.conformance.mutation import host_mutant as _host
 from pvpmu.conformance.mutation import was
 from pvpmu.host import counters, migrate
 from pvpmu.host import vpmu as vpmu_module
+from pvpmu.host.counters import Counters
 from pvpmu.host.perf import PerfContext
 from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.vcpu import HostVcpu
@@ -20,6 +21,10 @@ _deliver = was(PmiDelivery, "deliver")
 _pmi_delivered = was(HostVcpu, "_pmi_delivered")
 _restore = was(migrate, "restore")
 _wanted_event = was(counters, "wanted_event")
+_write_eventsel = was(Vpmu, "_write_eventsel")
+_counter_writer = was(Vpmu, "_counter_writer")
+_overflow = was(Counters, "_overflow")
+_period = was(PerfContext, "period")
 _fixed_ctr_ctrl = was(Vpmu, "_write_fixed_ctr_ctrl")
 
 
@@ -107,6 +112,49 @@ def _asks_for(**flags: bool) -> Any:
     return wanted
 
 
+def _keeps_period(self: Any, event: Any, period: int) -> bool:
+    return event.counter is None or bool(_period(self, event, period))
+
+
+def _floors_period(self: Any, event: Any, period: int) -> bool:
+    return bool(_period(self, event, max(period, 2)))
+
+
+def _takes_any_width(self: Any, pmc: Any, *, checked: bool = False, marks: bool = True) -> Any:
+    del checked
+    return _counter_writer(self, pmc, marks=marks)
+
+
+def _always_interrupts(pmc: Any) -> Any:
+    return _wanted_event(pmc)[0], True
+
+
+def _forgets_found_late(self: Any, pmc: Any, *, interrupts: bool) -> None:
+    if self.in_guest:
+        _overflow(self, pmc, interrupts=interrupts)
+
+
+def _faults_if_denied(self: Any, pmc: Any, value: int) -> bool:
+    if self._filter is not None and not self._allows(self._filter, pmc, value):
+        return False
+    return bool(_write_eventsel(self, pmc, value))
+
+
+def _selector_waits(self: Any, pmc: Any, value: int) -> bool:
+    if value & self._evtsel_reserved:
+        return False
+    self.pause(pmc)
+    self.store_eventsel(pmc, value)
+    return True
+
+
+def _releases_value(self: Any) -> None:
+    for pmc in self._among(self._with_event & ~(self.in_use | self.own_enable)):
+        self._release(pmc)
+        pmc.accumulator = 0
+    self.in_use = 0
+
+
 KVM = (
     _host("status-clear-all", "a trapped OVF_CTRL clears every bit", Vpmu, "_write_ovf_ctrl",
           _clears_every_bit, "OVF-07"),
@@ -136,4 +184,22 @@ KVM = (
           _asks_for(pinned=False), "PEM-10/b"),
     _host("move-to-old-cpu", "places what moved on counters of the CPU that it left", PerfContext,
           "sched_in", _stays_on_cpu, "SMP-02/*"),
+    _host("period-kept", "resumes with the period from before a write while paused", PerfContext,
+          "period", _keeps_period, "OVF-09"),
+    _host("period-floor", "never arms a counter for one count", PerfContext, "period",
+          _floors_period, "PEM-09"),
+    _host("width-unchecked", "a counter takes a value beyond its width", Vpmu, "_counter_writer",
+          _takes_any_width, "WID-05/a"),
+    _host("no-int-interrupts", "an overflow without INT raises a PMI", counters, "wanted_event",
+          _always_interrupts, "OVF-01"),
+    _host("late-overflow-lost", "forgets an overflow found at another exit than the PMI's",
+          Counters, "_overflow", _forgets_found_late, "PMI-07"),
+    _host("denied-faults", "a selector that the filter denies is #GP", Vpmu, "_write_eventsel",
+          _faults_if_denied, "FLT-02"),
+    _host("selector-waits", "a selector starts nothing while GLOBAL_CTRL is on", Vpmu,
+          "_write_eventsel", _selector_waits, "TURN-02"),
+    _host("release-loses-value", "lazy release forgets the count", Counters, "cleanup",
+          _releases_value, "PEM-08"),
+    _host("status-not-settable", "a VMM cannot set GLOBAL_STATUS", Vpmu, "_set_global_status",
+          lambda *_: False, "MIG-06"),
 )  # fmt: skip
