@@ -74,9 +74,14 @@ def _add_run(actions: Any) -> None:
     run = actions.add_parser("run", help="run cases and report")
     run.set_defaults(command=_run)
     _add_selection(run)
-    run.add_argument(
-        "--list", action="store_true", help="print what would run, as conform list does"
-    )
+    instead = run.add_mutually_exclusive_group()
+    for option, function, what in (
+        ("--list", _print_list, "print what would run, as conform list does"),
+        ("--explain", _print_cases, "print what it does, as conform explain does"),
+    ):
+        instead.add_argument(
+            option, action="store_const", const=function, dest="instead", help=what
+        )
     run.add_argument(
         "--target",
         default="inline",
@@ -121,8 +126,9 @@ def _run(args: argparse.Namespace) -> int:
     if not args.timeout:
         raise UsageError("--timeout: 0 s leaves no time for a case")
     vectors = _selected(args)
-    if args.list:
-        return _print_list(vectors)
+    if args.instead is not None:
+        status: int = args.instead(vectors)
+        return status
     baseline = load_result(Path(args.expect)) if args.expect else None
     if baseline is not None and baseline.path != args.path:
         raise UsageError(f"{args.expect}: was run with --path {baseline.path}, not {args.path}")
@@ -231,7 +237,11 @@ def _print_list(vectors: list[Vector]) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    for vector in _selected(args):
+    return _print_cases(_selected(args))
+
+
+def _print_cases(vectors: list[Vector]) -> int:
+    for vector in vectors:
         print(f"{vector.id}: {vector.title}")
         print(f"  clause    {vector.source} ({vector.level})")
         print(f"  profiles  {', '.join(vector.profiles)}")

@@ -105,3 +105,16 @@ def test_feature_bits_and_exit_reasons_keep_their_numbers() -> None:
     assert (page.FEATURE_FREEZE, page.FEATURE_LVTPC_AUTO, page.FEATURE_POLLING) == (2, 4, 8)
     assert (page.FEATURES_OPTIONAL, page.FEATURES_REQUIRED) == (0x1E, 0xE0)
     assert (ExitReason.FLOOR, ExitReason.CONTROL) == (0x80, 0x81)
+    vmx = {reason.name: int(reason) for reason in ExitReason if reason < ExitReason.FLOOR}
+    assert vmx == {
+        "EXCEPTION_NMI": 0, "INTERRUPT_WINDOW": 7, "NMI_WINDOW": 8, "CPUID": 10, "HLT": 12,
+        "RDPMC": 15, "MSR_READ": 31, "MSR_WRITE": 32,
+    }  # fmt: skip
+
+
+def test_flags_of_request_and_reply_keep_their_bits() -> None:
+    request = (exits.NMI_BLOCKED, exits.RETIRED_USER, exits.RETIRED_KERNEL, exits.STRAY_PMI)
+    assert (*request, exits.INTERRUPTIBLE) == (1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12)
+    reply = (exits.FAULT_GP, exits.INJECT_NMI, exits.WANT_NMI_WINDOW)
+    assert (*reply, exits.INJECT_IRQ, exits.WANT_IRQ_WINDOW) == (1, 2, 4, 8, 16)
+    assert exits.VECTOR_SHIFT == 8

@@ -154,3 +154,12 @@ def test_a_case_that_takes_longer_than_the_timeout_is_an_error(mine: Path, capsy
     (mine / "own.json").write_text(json.dumps(file))
     assert _run("run", "OWN", "--extra", mine, "--timeout", "0.01", "--path", "trap") == 1
     assert "not done after 0.01 s" in capsys.readouterr().out
+
+
+def test_run_can_list_or_explain_instead(capsys: Any) -> None:
+    assert _run("run", "OVF-08/a", "--list") == 0
+    assert capsys.readouterr().out.startswith("OVF-08/a   MUST")
+    assert _run("run", "OVF-08/a", "--explain") == 0
+    explained = capsys.readouterr().out
+    assert _run("explain", "OVF-08/a") == 0
+    assert capsys.readouterr().out == explained
