@@ -26,6 +26,7 @@ COSTS = {
     "page": (8_503, 58_464, 94_864),
     "page-direct": (8_503, 58_464, 94_864),
     "page-lean": (8_503, 21_966, 22_465),
+    "page-reload": (1_195, 0, 6_871),
     "xen-style": (20_473, 58_464, 94_864),
     "sbi-style": (20_591, 87_696, 116_830),
 }
@@ -144,3 +145,15 @@ def test_a_lazy_page_has_no_exit_in_a_handler_and_loses_nearly_everything(
         -error > due / 2
         for error, due in zip(lazy.counts.count_error[:3], lazy.counts.due[:3], strict=True)
     )
+
+
+def test_reload_values_leave_a_handler_without_exit_and_every_count_exact(
+    inline: Callable[..., Any],
+) -> None:
+    scenario = replace(load_scenario("br_instr"), duration_us=100_000)
+    reload, page = (inline(name, scenario) for name in ("page-reload", "page"))
+    assert reload.exits_per("pmi") == 0
+    assert reload.exits_per("tick") == 2
+    assert reload.counts.count_error == [0, 0, 0, 0]
+    assert reload.counts.samples == pytest.approx(page.counts.samples, rel=0.01)
+    assert reload.counts.samples_digest != page.counts.samples_digest

@@ -213,6 +213,7 @@ class Machine:
 
     def _nmi_taken(self) -> None:
         self._nmis += 1
+        self._vcpu.seam.handler_begins()
         self._tell(self._number)
         self._vcpu.seam.handler_ends()
 
@@ -407,6 +408,7 @@ def _design(c: Fields, base: Design) -> Design:
     freeze = c["page"] and c["freeze"]
     # What a vector takes away from a design takes with it what that is needed for.
     natural = base.commit == "natural" and c["page"]
+    reload = base.reload and c["page"] and not freeze
     commits = natural or (base.commit == "handler-end" and freeze)
     return replace(
         base,
@@ -417,6 +419,7 @@ def _design(c: Fields, base: Design) -> Design:
         routes=base.routes if c["page"] else {},
         commit=base.commit if commits else "write",
         natural_exit_us=base.natural_exit_us if natural else 0,
+        reload=reload,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from pvpmu.guest.live import live_entries
 from pvpmu.guest.msr import Seam, Trapped
 from pvpmu.guest.pvpage import GuestPage
+from pvpmu.guest.reload import ReloadPage
 from pvpmu.guest.routing import DesignedPage
 from pvpmu.shared import cpuid as leaf_a
 from pvpmu.shared import exits, page
@@ -220,9 +221,8 @@ class Vcpu:
             return False
         seam = self.seam
         self._follow = seam.entered
-        own = guest is not None and not guest.keeps_protocol
         seam.attach(
-            (partial(DesignedPage, guest=guest or GuestDesign()) if own else GuestPage)(
+            _page_of(guest or GuestDesign())(
                 words,
                 cpuid,
                 exit_read=self.trapped.rdmsr,
@@ -397,6 +397,13 @@ class Vcpu:
             self._kernel = _NONE
         self._flags &= ~_RETIRED
         self._pmi_due = None
+
+
+def _page_of(guest: GuestDesign) -> Callable[..., GuestPage]:
+    """What makes the guest's half of a page under a design."""
+    if guest.keeps_protocol:
+        return GuestPage
+    return partial(ReloadPage if guest.reload else DesignedPage, guest=guest)
 
 
 def _unhandled() -> None:

@@ -130,14 +130,25 @@ class Seam:
             if running != self._running:
                 self._running = running
                 if running:
+                    guest_page.starts_running()
                     self._use(guest_page.running)
                 else:
                     self._in_pmi = guest_page.held
                     self._use(guest_page.pmi if self._in_pmi else guest_page.frozen)
 
+    def handler_begins(self) -> None:
+        """The NMI handler has just been entered."""
+        guest_page = self._page
+        if guest_page is not None and self._running and guest_page.handler is not None:
+            self._use(guest_page.handler)
+
     def handler_ends(self) -> None:
         """The NMI handler is about to return."""
         guest_page = self._page
+        if guest_page is not None and guest_page.handler is not None:
+            if self._running:
+                self._use(guest_page.running)
+            guest_page.handler_ends()
         if guest_page is None or not guest_page.flushes or self._running or not self._in_pmi:
             return
         self._in_pmi = False

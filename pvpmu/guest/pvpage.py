@@ -53,7 +53,8 @@ class GuestPage:
 
     ``exit_read``, ``exit_rdpmc`` and ``exit_write`` are the trapped RDMSR, RDPMC and WRMSR.
     ``running``, ``frozen``: the routes of a state; ``pmi``: those in FROZEN from a freeze on.
-    ``flushes``: the end of a PMI's handler is to be told to :meth:`flush`.
+    ``handler``: those in RUNNING within a PMI's handler, if they differ. ``flushes``: the end of a
+    PMI's handler is to be told to :meth:`flush`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class GuestPage:
         self.frozen = self._frozen_routes()
         self.running = self._running_routes()
         self.pmi = self.frozen
+        self.handler: Routes | None = None
         self.flushes = False
 
     @property
@@ -93,6 +95,12 @@ class GuestPage:
 
     def flush(self) -> None:
         """The end of a PMI's handler: nothing is left to do, GLOBAL_CTRL's write was the COMMIT."""
+
+    def starts_running(self) -> None:
+        """The state has become RUNNING."""
+
+    def handler_ends(self) -> None:
+        """A handler that began in RUNNING, with routes of its own, is about to return."""
 
     def _frozen_routes(self) -> Routes:
         routes = self._status_routes()

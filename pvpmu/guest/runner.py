@@ -318,6 +318,7 @@ class GuestRun:
     def _handle_nmi(self) -> None:
         if self._settling:
             # A PMI that was on its way when the measured window ended.
+            self._vcpu.seam.handler_begins()
             self.core.handle_nmi(self._program.now, self._interrupted_ip)
             self._vcpu.seam.handler_ends()
             return
@@ -326,6 +327,7 @@ class GuestRun:
         if recorder is not None:
             recorder.begin()
         start = self._program.now
+        self._vcpu.seam.handler_begins()
         handled = self.core.handle_nmi(start, self._interrupted_ip)
         self._vcpu.seam.handler_ends()
         counts = self.counts

@@ -14,6 +14,7 @@ that does not count; a counter that is not stale overflows where it wraps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pvpmu.host.pmc import Pmc, sample_period
@@ -26,7 +27,8 @@ class LeanVpmu(Vpmu):
 
     The arguments after ``design`` are :class:`Vpmu`'s. ``_stale``: bitmap of counters whose event
     is not armed for their next wrap. By bit, ``_shown``: what a counter held at its last stop;
-    ``_started``: what its event had counted when it last started.
+    ``_started``: what its event had counted when it last started. ``reload_of``: what a counter
+    that has just overflowed is to be armed for, None for its next wrap.
     """
 
     def __init__(self, design: Design, *args: Any, **named: Any) -> None:
@@ -36,6 +38,7 @@ class LeanVpmu(Vpmu):
         self._stale = 0
         self._shown: dict[int, int] = {}
         self._started: dict[int, int] = {}
+        self.reload_of: Callable[[Pmc], int | None] = nothing_to_reload
         super().__init__(*args, **named)
 
     # What counters hold --------------------------------------------------------------------------
@@ -149,7 +152,10 @@ class LeanVpmu(Vpmu):
         assert event is not None
         self.global_status |= pmc.bit
         self._started[pmc.bit] = event.count
-        self._perf.rearm(event, sample_period(pmc, pmc.accumulator + event.count))
+        value = self.reload_of(pmc)
+        if value is None:
+            value = pmc.accumulator + event.count
+        self._perf.rearm(event, sample_period(pmc, value))
         if interrupts:
             # Not by a request: whoever called the PMI handler delivers when it returns.
             self._delivery.raise_pmi(in_guest=False)
@@ -157,6 +163,10 @@ class LeanVpmu(Vpmu):
     def _add(self, pmc: Pmc, count: int, *, interrupts: bool) -> None:
         self._stale |= pmc.bit
         super()._add(pmc, count, interrupts=interrupts)
+
+
+def nothing_to_reload(_: Pmc) -> None:
+    """Every counter is armed for its next wrap."""
 
 
 def vpmu_of(design: Design, *args: Any, **named: Any) -> Vpmu:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import compress, count
 from operator import ne
 
+from pvpmu.host.pmc import Pmc
 from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.pvwords import TURN_COUNT, TurnWord, header_words, lvtpc_refused, turn_words
 from pvpmu.host.vpmu import Vpmu
@@ -111,6 +112,7 @@ class HostPage:
         self._seq = words[page.SEQ] & ~1
         self.freeze = bool(features & page.FEATURE_FREEZE)
         self._lvtpc_auto = bool(features & page.FEATURE_LVTPC_AUTO)
+        self.reloads = False
         self._lvtpc_changed = False
         self._acked_next: int | None = None
         self._ovf_ctrl_changed = False
@@ -123,6 +125,15 @@ class HostPage:
     def running(self) -> bool:
         """State RUNNING: some counter is live and the guest holds nothing."""
         return not self._vpmu.held and bool(self._vpmu.live)
+
+    def reload_of(self, pmc: Pmc) -> int | None:
+        """The value that the guest wants a counter that overflowed to reload, None for none.
+
+        Only designs with ``reload`` ask: while it counts, a counter's word is the guest's.
+        """
+        first = page.FIXED_CTR if pmc.fixed else page.PMC
+        value = self._words[first + pmc.number]
+        return value if self.running and value and not value & ~pmc.mask else None
 
     def load_status(self) -> None:
         """Take the guest's acknowledgements into GLOBAL_STATUS (one load; first at any exit)."""
@@ -341,8 +352,19 @@ class HostPage:
         values[_LVTPC] = self._delivery.lvtpc
         for first, bank in ((_PMC, vpmu.gp), (_FIXED_CTR, vpmu.fixed)):
             values[first : first + len(bank)] = vpmu.values(bank)
+            if self.reloads and self._entered_running:
+                self._take_back_reloads(values, first, bank)
         values[_EVTSEL : _EVTSEL + len(vpmu.gp)] = [pmc.eventsel for pmc in vpmu.gp]
         return values
+
+    def _take_back_reloads(self, values: list[int], first: int, bank: list[Pmc]) -> None:
+        """While a counter counts its word is the guest's; else it is stored, whatever it was."""
+        live = self._vpmu.live if self.running else 0
+        for offset, pmc in enumerate(bank, first):
+            if pmc.bit & live:
+                values[offset] = self._published[offset]
+            else:
+                self._published[offset] = -1
 
     def _apply(self, turn: TurnWord, value: int) -> None:
         vpmu = self._vpmu

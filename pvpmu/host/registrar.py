@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pvpmu.host.lean import LeanVpmu, nothing_to_reload
 from pvpmu.host.pmi import PmiDelivery
 from pvpmu.host.pvpage import Hold, HostPage, next_generation
 from pvpmu.host.vpmu import Vpmu
@@ -110,6 +111,9 @@ class PageRegistrar:
         )
         self.pv_page = request.encode()
         self._pv_status = Registration.OK
+        if self._design.reload and isinstance(self.vpmu, LeanVpmu):
+            self.page.reloads = True
+            self.vpmu.reload_of = self.page.reload_of
         return self.page
 
     def disown(self, request: Request) -> None:
@@ -145,6 +149,8 @@ class PageRegistrar:
 
     def _detach(self, page_half: HostPage) -> None:
         page_half.detach()
+        if isinstance(self.vpmu, LeanVpmu):
+            self.vpmu.reload_of = nothing_to_reload
         self.dirty_frames.add(page_half.frame)
         self.page = None
         self.pv_page = 0

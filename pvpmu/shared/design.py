@@ -44,6 +44,7 @@ class HostAxes(NamedTuple):
 
 KVM_AXES = HostAxes("callback", "pause", "all")
 """What KVM's emulated PMU does."""
+LEAN_AXES = HostAxes("direct", "entry-mask", "changed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +55,12 @@ class GuestDesign:
     routes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     commit: Commit = "write"
     natural_exit_us: int = 0
+    reload: bool = False
 
     @property
     def keeps_protocol(self) -> bool:
         """Whether its seam is the protocol's own."""
-        return not self.routes and self.commit == "write"
+        return not self.routes and self.commit == "write" and not self.reload
 
     def routes_of(self, state: str) -> dict[str, str]:
         """The routes of a state by register, where any are given."""
@@ -83,7 +85,8 @@ class Design:
     freeze until counters run again), then by register or ``all``, which accesses the guest keeps
     in the page: both kinds, its reads, its writes, or none. ``commit``: the guest commits at the
     write that makes counters live, at the end of a PMI's handler, or never by itself: the host
-    looks at the next exit of any kind. ``natural_exit_us``: how often there is one.
+    looks at the next exit of any kind. ``natural_exit_us``: how often there is one. ``reload``:
+    while counters run their words hold what they are to reload, and the host does so at the PMI.
 
     ``driver``: the guest's driver generation unless asked otherwise. ``equivalent``: at zero skid
     and latency it must give the same samples as the other equivalent designs; ``differences``: what
@@ -102,6 +105,7 @@ class Design:
     routes: dict[str, dict[str, str]] = field(default_factory=dict)
     commit: Commit = "write"
     natural_exit_us: int = 0
+    reload: bool = False
     host: Host = "5.14"
     driver: DriverName = "linux-5.14"
     pmi_path: Literal["callback", "direct"] = "callback"
@@ -123,6 +127,13 @@ class Design:
                 raise ValueError(f"{feature} needs page = true")
         self._check_routes()
         self._check_commit()
+        needs = self.page and not self.freeze and self.commit == "write"
+        if self.reload and not (needs and self.host_axes == LEAN_AXES):
+            raise ValueError(
+                'reload needs page = true, freeze = false, commit = "write", pmi_path = "direct", '
+                'host_freeze = "entry-mask" and rearm = "changed": nothing may stop at a PMI, or '
+                "arm again what did"
+            )
         if not self.equivalent and not self.differences:
             raise ValueError("equivalent = false needs differences: what a guest may see")
 
@@ -175,6 +186,7 @@ class Design:
             routes=self.routes,
             commit=self.commit,
             natural_exit_us=self.natural_exit_us,
+            reload=self.reload,
         )
 
     @property

@@ -126,6 +126,7 @@ def test_two_designs_of_one_name_are_refused(tmp_path: Path) -> None:
         ),
         ('commit = "natural"', "natural_exit_us must be above 0"),
         ("natural_exit_us = 5", "natural_exit_us must be above 0 with commit"),
+        ("reload = true", "reload needs page = true, freeze = false"),
         ('commit = "handler-end"', 'commit = "handler-end" needs freeze = true'),
         (
             'commit = "natural"\nnatural_exit_us = 5\n[routes.frozen]\nall = "exit"',
