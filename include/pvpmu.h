@@ -130,6 +130,7 @@
 
 /* Exit reasons: VMX basic exit reasons, and two of this project */
 #define PVPMU_EXIT_EXCEPTION_NMI UINT64_C(0)
+#define PVPMU_EXIT_EXTERNAL_INTERRUPT UINT64_C(1)
 #define PVPMU_EXIT_INTERRUPT_WINDOW UINT64_C(7)
 #define PVPMU_EXIT_NMI_WINDOW UINT64_C(8)
 #define PVPMU_EXIT_CPUID UINT64_C(0xa)

@@ -107,8 +107,8 @@ def test_feature_bits_and_exit_reasons_keep_their_numbers() -> None:
     assert (ExitReason.FLOOR, ExitReason.CONTROL) == (0x80, 0x81)
     vmx = {reason.name: int(reason) for reason in ExitReason if reason < ExitReason.FLOOR}
     assert vmx == {
-        "EXCEPTION_NMI": 0, "INTERRUPT_WINDOW": 7, "NMI_WINDOW": 8, "CPUID": 10, "HLT": 12,
-        "RDPMC": 15, "MSR_READ": 31, "MSR_WRITE": 32,
+        "EXCEPTION_NMI": 0, "EXTERNAL_INTERRUPT": 1, "INTERRUPT_WINDOW": 7, "NMI_WINDOW": 8,
+        "CPUID": 10, "HLT": 12, "RDPMC": 15, "MSR_READ": 31, "MSR_WRITE": 32,
     }  # fmt: skip
 
 

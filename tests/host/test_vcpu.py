@@ -56,7 +56,7 @@ def test_a_refused_write_faults_and_a_bad_rdpmc_index_too(trap: Any) -> None:
 
 
 @pytest.mark.rule("BND-14", "ERR-5")
-@pytest.mark.parametrize("reason", [1, 6, 31 + 2, 0x7F])
+@pytest.mark.parametrize("reason", [2, 6, 31 + 2, 0x7F])
 def test_an_unknown_exit_reason_faults_and_the_vcpu_lives_on(trap: Any, reason: int) -> None:
     assert trap.exit(reason) == FAULT_GP
     assert trap.read(msr.GLOBAL_CTRL) == ALL_ON
