@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pvpmu.shared.registers import BY_ADDRESS
 from pvpmu.shared.units import MsrAddress
 from pvpmu.trace.names import ANY_COUNTER, MSR_EXITS, RDPMC, READ, WRITE, MsrClass, msr_class
 
 Access = tuple[int, MsrAddress]
 """READ, WRITE or RDPMC, and the MSR (ANY_COUNTER for RDPMC)."""
 
+FURTHER = "(further ones)"
+"""Stands for reasons, and for MSRs, beyond those that are kept apart."""
+_MOST = 1 << 14
 _READS = frozenset(("MSR_READ", "MSR_READ_IMM"))
 _WRITES = frozenset(("MSR_WRITE", "MSR_WRITE_IMM"))
 
@@ -28,6 +32,25 @@ class Counts:
     msr: Counter[Access] = field(default_factory=Counter)
     unnamed: Counter[tuple[int, str]] = field(default_factory=Counter)
     faults: Counter[Access] = field(default_factory=Counter)
+
+    def add_exit(self, reason: str, count: int) -> None:
+        """Add exits of one reason; those of very many reasons count as one."""
+        known = reason in self.exits or len(self.exits) < _MOST
+        self.exits[reason if known else FURTHER] += count
+
+    def add_msr(self, op: int, address: MsrAddress, count: int, *, fault: bool = False) -> None:
+        """Add accesses to one MSR; of very many only the PMU's are kept apart."""
+        table = self.faults if fault else self.msr
+        access = op, address
+        if access in table or len(table) < _MOST or address in BY_ADDRESS:
+            table[access] += count
+        else:
+            self.unnamed[op, FURTHER] += count
+
+    def add_unnamed(self, op: int, name: str, count: int) -> None:
+        """Add accesses to an MSR whose name says nothing here."""
+        known = (op, name) in self.unnamed or len(self.unnamed) < _MOST
+        self.unnamed[op, name if known else FURTHER] += count
 
     @property
     def rdpmc(self) -> int:

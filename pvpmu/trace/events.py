@@ -9,21 +9,17 @@ line is cut at its first ``": "``, and what is before is looked up; only a new o
 from __future__ import annotations
 
 import enum
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.registers import BY_ADDRESS
-from pvpmu.shared.units import NS_PER_S
+from pvpmu.trace import eventtext
 from pvpmu.trace.counts import Access, Counts
 from pvpmu.trace.names import (
-    READ,
-    WRITE,
     MsrClass,
     exit_name,
-    exit_number_name,
     msr_class,
 )
 from pvpmu.trace.tokens import (
@@ -40,30 +36,11 @@ from pvpmu.trace.tracker import Shapes, Sink, Tracker
 _MAX_PREFIXES = 1 << 16
 _MAX_THREADS = 1 << 12
 _MAX_EVENTS = 1 << 10
-_MAX_BODIES = 1 << 16
-_MAX_ADDRESS = 0xFFFF_FFFF
+_MAX_BODIES = 1 << 13
 _REST = -1
 """Stands for the threads beyond those that are followed."""
-
-_PREFIX = re.compile(
-    rb"\s*(?P<comm>.*?)(?P<dash>[-\s])\s*(?P<pid>\d+)(?:/(?P<tid>\d+))?\s+"
-    rb"(?:\(\s*[-\d]+\)\s+)?(?:\[\d+\]|\d+[\w.#]{4,6})(?:\s+[\w.#]{4,6})?\s+(?P<stamp>\d+\.\d+):\s"
-)
-_LOST = re.compile(
-    rb"(?:CPU:\d+ \[.*(?:LOST|DROPPED).*\]|.*\bLOST \d+ events|.*\[\d+ EVENTS DROPPED\])"
-)
-_HEADING = re.compile(rb"\s*(?:#|cpus=\d|version = |CPU \d+ is empty|\s*$)")
-_EVENT = re.compile(rb"\s*(?:[\w-]+:)?([\w-]+)\s*\Z")
-_VCPU = re.compile(rb"\bvcpu(?:_id=| )(\d+)")
-_COMM_VCPU = re.compile(rb"CPU (\d+)/KVM\Z")
-_FIELD = re.compile(rb"\b(\w+)=(0x[0-9a-fA-F]+|\w+)")
-_MSR_TEXT = re.compile(
-    rb"\s*msr_(?P<op>read|write) (?P<ecx>[0-9a-f]+) = 0x(?P<data>[0-9a-f]+)"
-    rb"(?P<fault> \(#GP\))?\s*\Z"
-)
-_UNKNOWN_REASON = re.compile(rb"reason UNKNOWN \((\d+)\)")
-_UNPARSED = b"[FAILED TO PARSE]"
-
+_FURTHER = b"(further ones)"
+"""Stands for names beyond those that are kept apart."""
 
 _PLAIN = Control.PLAIN
 
@@ -138,12 +115,19 @@ class EventReader:
         self._events: dict[bytes, _Event] = {}
         self._bodies: dict[bytes, _Msr] = {}
         self._beginnings: dict[bytes, _Msr] = {}
+        self._reasons: dict[tuple[bytes, bool], bytes] = {}
+        self._spelled: set[bytes] = set()
+        self._further = _Event(_FURTHER.decode(), _Kind.OTHER)
         self._stamp = b""
 
     @property
     def duration_ns(self) -> int:
         """From the first event to the last."""
-        return max(_ns(self.last_stamp) - _ns(self.first_stamp), 0) if self.first_stamp else 0
+        return (
+            max(eventtext.ns_of(self.last_stamp) - eventtext.ns_of(self.first_stamp), 0)
+            if self.first_stamp
+            else 0
+        )
 
     @property
     def ignored_threads(self) -> bool:
@@ -183,9 +167,14 @@ class EventReader:
         """Take a kvm_msr event; returns whether it was understood."""
         msr = self._bodies.get(body)
         if msr is None:
-            beginning, _, value = body.partition(b" = ")
+            beginning, text, value = body.partition(b" = ")
+            if text:
+                worked = value[-1:] != b")"
+            else:
+                beginning, _, value = body.partition(b" data=")
+                worked = value.endswith(b"exception=0")
             msr = self._beginnings.get(beginning)
-            if msr is None or value[-1:] == b")":
+            if msr is None or not worked:
                 msr = self._new_msr(body, beginning)
                 if msr is None:
                     return False
@@ -202,6 +191,11 @@ class EventReader:
             reason = self._odd_reason(body)
             if not reason:
                 return False
+        if reason not in self._spelled:
+            if len(self._spelled) < _MAX_EVENTS:
+                self._spelled.add(reason)
+            else:
+                reason = _FURTHER
         thread.exit_stamp = stamp
         thread.exits[reason] += 1
         if reason in _RDPMC_REASONS:
@@ -215,17 +209,18 @@ class EventReader:
         for thread in self.threads.values():
             thread.tracker.finish()
             for reason, count in thread.exits.items():
-                self.counts.exits[exit_name(reason.decode("ascii", "replace"))] += count
+                self.counts.add_exit(exit_name(reason.decode("ascii", "replace")), count)
         self._fold_bodies()
-        for event in self._events.values():
-            self.events[event.name] += event.count
+        for event in (*self._events.values(), self._further):
+            if event.count:
+                self.events[event.name] += event.count
         self.last_stamp = self._stamp
 
     # What is new -----------------------------------------------------------------------------
 
     def _new_prefix(self, prefix: bytes, line: bytes) -> tuple[Thread, bytes, bytes] | None:
         """Find the thread of a line whose beginning is new: it, the time stamp and the rest."""
-        found = _PREFIX.match(line)
+        found = eventtext.PREFIX.match(line)
         if found is None:
             self._no_event(line)
             return None
@@ -247,7 +242,7 @@ class EventReader:
         number = _REST if len(self.threads) >= _MAX_THREADS else tid
         thread = self.threads.get(number)
         if thread is None:
-            vcpu = _COMM_VCPU.search(comm)
+            vcpu = eventtext.COMM_VCPU.search(comm)
             tracker = Tracker(self.shapes, self._time_handler)
             thread = Thread(
                 number, comm.decode("utf-8", "replace"), int(vcpu[1]) if vcpu else None, tracker
@@ -258,23 +253,22 @@ class EventReader:
         return thread
 
     def _new_event(self, spelled: bytes) -> _Event | None:
-        found = _EVENT.match(spelled)
+        found = eventtext.EVENT.match(spelled)
         if found is None:
             return None
         name = found[1].decode("ascii")
-        event = _Event(name, _KIND_OF.get(name, _Kind.OTHER))
-        if len(self._events) < _MAX_EVENTS:
-            self._events[spelled] = event
+        kind = _KIND_OF.get(name, _Kind.OTHER)
+        if len(self._events) >= _MAX_EVENTS and kind is _Kind.OTHER:
+            return self._further
+        event = self._events[spelled] = _Event(name, kind)
         return event
 
     def _new_msr(self, body: bytes, beginning: bytes) -> _Msr | None:
         """Read a kvm_msr event of a text that is new."""
-        parsed = _parse_msr(body)
+        parsed = eventtext.parse_msr(body)
         if parsed is None:
             return None
         op, address, number, fault = parsed
-        if not _MSR_TEXT.match(body):
-            beginning = b""
         msr = _Msr((op, address), pmu=False, fault=fault)
         if not fault and msr_class(op, address) is MsrClass.PMU:
             register = BY_ADDRESS[address]
@@ -301,83 +295,38 @@ class EventReader:
 
     def _fold(self, table: dict[bytes, _Msr]) -> None:
         for msr in table.values():
-            (self.counts.faults if msr.fault else self.counts.msr)[msr.access] += msr.count
+            self.counts.add_msr(*msr.access, msr.count, fault=msr.fault)
             msr.count = 0
 
     def _odd_reason(self, body: bytes) -> bytes:
         """The reason of a kvm_exit that does not name one: by number, of -R or of a fallback."""
-        unknown = _UNKNOWN_REASON.search(body)
-        fields = dict(_FIELD.findall(body))
-        number = unknown[1] if unknown else fields.get(b"exit_reason", b"")
-        amd = fields.get(b"isa") == b"2"
-        try:
-            code = int(number, 0)
-        except ValueError:
-            return number if number.isascii() and number.replace(b"_", b"").isalnum() else b""
-        name = exit_number_name(code if amd else code & 0xFFFF, amd=amd)
-        return name.encode("ascii")
+        given = eventtext.reason_text(body)
+        reason = self._reasons.get(given)
+        if reason is None:
+            number, amd = given
+            reason = eventtext.reason_named(number, amd=amd)
+            if len(self._reasons) < _MAX_EVENTS:
+                self._reasons[given] = reason
+        return reason
 
     def _look_for_vcpu(self, thread: Thread, body: bytes) -> None:
         thread.looked_for_vcpu = True
-        found = _VCPU.search(body)
+        found = eventtext.VCPU.search(body)
         if found is not None:
             thread.vcpu = int(found[1])
 
     def _time_handler(self, start: bytes, end: bytes) -> None:
-        self.handler_ns.record(_ns(end) - _ns(start))
+        self.handler_ns.record(eventtext.ns_of(end) - eventtext.ns_of(start))
 
     # Lines that are no events ----------------------------------------------------------------
 
     def _no_event(self, line: bytes) -> None:
-        if _LOST.match(line):
+        if eventtext.LOST.match(line):
             self.lost += 1
             for thread in self.threads.values():
                 thread.tracker.lost()
-        elif not _HEADING.match(line):
+        elif not eventtext.HEADING.match(line):
             self.on_odd(self.lines, line)
-
-
-def is_event(line: bytes) -> bool:
-    """Whether this is an event line."""
-    found = _PREFIX.match(line)
-    return (
-        found is not None and _EVENT.match(line[found.end() - 1 :].partition(b": ")[0]) is not None
-    )
-
-
-def value_of(body: bytes) -> int:
-    """The value of a kvm_msr event that was understood; 0 for RDPMC's empty body."""
-    parsed = _parse_msr(body)
-    return parsed[2] if parsed is not None else 0
-
-
-def _parse_msr(body: bytes) -> tuple[int, int, int, bool] | None:
-    """READ or WRITE, address, value and whether it faulted; None: not understood."""
-    plain = _MSR_TEXT.match(body)
-    if plain is not None:
-        op = WRITE if plain["op"] == b"write" else READ
-        fault = plain["fault"] is not None
-        address, value = int(plain["ecx"], 16), int(plain["data"], 16)
-    else:
-        fields = dict(_FIELD.findall(body))
-        # The fallback prints unsigned numbers in decimal, -R as the event's own format.
-        base = 10 if _UNPARSED in body else 16
-        try:
-            op = WRITE if int(fields[b"write"]) else READ
-            address, value = (
-                int(fields[name], 16 if fields[name].startswith(b"0x") else base)
-                for name in (b"ecx", b"data")
-            )
-            fault = int(fields.get(b"exception", b"0")) != 0
-        except (KeyError, ValueError):
-            return None
-    return (op, address, value, fault) if address <= _MAX_ADDRESS else None
-
-
-def _ns(stamp: bytes) -> int:
-    """Seconds with 6 or 9 decimals as ns."""
-    seconds, _, fraction = stamp.partition(b".")
-    return int(seconds) * NS_PER_S + int(fraction.ljust(9, b"0")[:9])
 
 
 _IS_MSR, _IS_EXIT = _Kind.MSR, _Kind.EXIT

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from pvpmu.shared.errors import UsageError
 from pvpmu.trace.counts import Counts
-from pvpmu.trace.events import EventReader, Thread, is_event
+from pvpmu.trace.events import EventReader, Thread
+from pvpmu.trace.eventtext import is_event
 from pvpmu.trace.source import MAX_LINE, Source
 from pvpmu.trace.tables import TABLES, Line, TableReader
 from pvpmu.trace.tracker import Sink

@@ -9,11 +9,19 @@ from typing import Any
 from pvpmu import __version__
 from pvpmu.bench.environment import environment
 from pvpmu.shared.exits import ExitReason
-from pvpmu.shared.registers import BY_ADDRESS
 from pvpmu.shared.tally import CALL_KINDS, PLACES
 from pvpmu.trace.counts import Access
 from pvpmu.trace.document import not_understood
-from pvpmu.trace.names import ANY_COUNTER, RDPMC, READ, TRACE_OPS, WRITE, msr_name
+from pvpmu.trace.names import (
+    ANY_COUNTER,
+    RDPMC,
+    READ,
+    TRACE_OPS,
+    WRITE,
+    MsrClass,
+    msr_class,
+    msr_name,
+)
 from pvpmu.trace.reading import Trace
 from pvpmu.trace.replay import ReplayConfig, Replayed
 from pvpmu.trace.source import Source
@@ -111,7 +119,7 @@ def _design(one: Replayed) -> Json:
 
 def _is_pmu(access: Access) -> bool:
     op, address = access
-    return op == RDPMC or (address in BY_ADDRESS and BY_ADDRESS[address].pmu)
+    return op == RDPMC or msr_class(op, address) is MsrClass.PMU
 
 
 def _checks(one: Replayed) -> Iterator[Json]:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from pvpmu.shared.errors import UsageError
 from pvpmu.trace.unpack import GZIP_MAGIC, ZSTD_MAGIC, Unpacker
 
-MAX_LINE = 1 << 16
-"""Bytes of a line that are kept: no tool here prints one of a hundredth of that."""
+MAX_LINE = 1 << 14
+"""Bytes of a line that are kept: no tool here prints a longer one."""
 _READ = 1 << 18
 _HEAD = 1 << 16
 _MAGIC_BYTES = 16

@@ -22,7 +22,7 @@ from pvpmu.trace.evaluate import (
     rdpmc_counters,
     started_by,
 )
-from pvpmu.trace.events import value_of
+from pvpmu.trace.eventtext import value_of
 from pvpmu.trace.names import RDPMC, WRITE
 from pvpmu.trace.operations import Context, Operation
 from pvpmu.trace.player import END, LATE, PMI, Step

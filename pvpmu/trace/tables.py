@@ -47,6 +47,12 @@ class TableReader(Protocol):
         """The input has ended."""
 
 
+_MAX_ADDRESS = 0xFFFF_FFFF
+_LABELS = 1 << 14
+"""Entries of maps of which it is remembered that they came."""
+_COUNT = r"\d{1,18}"
+"""A count: longer ones are none, and would be slow to read."""
+_IS_COUNT = re.compile(rf"{_COUNT}\Z").match
 NOT_LISTED = "(reasons not listed)"
 _OPS = {
     "msr_read": READ, "msr_write": WRITE, "rdmsr": READ, "wrmsr": WRITE, "read": READ,
@@ -57,9 +63,9 @@ _OPS = {
 class PerfKvmStat:
     """``perf kvm stat report``: its vmexit and msr tables, also several in a row."""
 
-    _ROW = re.compile(r"\s*(\S+)\s+(\d+)\s+[\d.]+%\s")
-    _MSR = re.compile(r"0x([0-9a-fA-F]+):([RW])\Z")
-    _TOTAL = re.compile(r"\s*Total Samples:\s*(\d+)")
+    _ROW = re.compile(rf"\s*(\S{{1,64}})\s+({_COUNT})\s+[\d.]+%\s")
+    _MSR = re.compile(r"0x([0-9a-fA-F]{1,8}):([RW])\Z")
+    _TOTAL = re.compile(rf"\s*Total Samples:\s*({_COUNT})")
     _HEADING = re.compile(
         r"\s*(?:Analyze events for |VM-EXIT\s|MSR Access\s|Event name\s|KVM event statistics|"
         r"unknown kvm exit code:|IO Port Access\s|MMIO Access\s|Vcpu events|\d+ guests?\b)"
@@ -106,9 +112,9 @@ class PerfKvmStat:
             return Line.DECORATION
         access = self._MSR.match(label)
         if access is not None:
-            self.counts.msr[_OPS[access[2].lower()], int(access[1], 16)] += count
+            self.counts.add_msr(_OPS[access[2].lower()], int(access[1], 16), count)
         else:
-            self.counts.exits[exit_name(label)] += count
+            self.counts.add_exit(exit_name(label), count)
         return Line.DATA
 
 
@@ -119,8 +125,8 @@ class KvmStat:
     _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
     _BANNER = re.compile(rf"\s*{_NAME}(?:\s+{_NAME})*\s*\Z")
     _CSV_BANNER = re.compile(rf"timestamp(?:,{_NAME})+\s*\Z")
-    _NUMBERS = re.compile(r"\s*\d+(?:\s+\d+)*\s*\Z")
-    _BATCH = re.compile(rf"\s*({_NAME})\s+(\d+)(?:\s+[\d.]+)?\s+(\d+)?\s*\Z")
+    _NUMBERS = re.compile(rf"\s*{_COUNT}(?:\s+{_COUNT})*\s*\Z")
+    _BATCH = re.compile(rf"\s*({_NAME})\s+({_COUNT})(?:\s+[\d.]+)?\s+(\d+)?\s*\Z")
     _EXIT = re.compile(r"kvm_exit\(([\w -]+)\)\Z")
     _SCREEN = re.compile(r"\s*(?:kvm statistics|Event\s+Total|Total\s+\d)")
     _KVM = re.compile(r"(?:kvm|vcpu)_|exits\b|halt_|irq_|nmi_|mmu_|remote_tlb|host_state|insn_")
@@ -153,7 +159,7 @@ class KvmStat:
         for name, count in self._totals.items():
             reason = self._EXIT.match(name)
             if reason is not None and count:
-                self.counts.exits[exit_name(reason[1])] += count
+                self.counts.add_exit(exit_name(reason[1]), count)
         if self._totals and not self.counts.exits:
             fields = ", ".join(sorted(self._totals)[:4])
             raise UsageError(
@@ -185,7 +191,7 @@ class KvmStat:
         return Line.UNKNOWN
 
     def _values(self, values: list[str]) -> Line:
-        if len(values) != len(self._names) or not all(map(str.isdecimal, values)):
+        if len(values) != len(self._names) or not all(map(_IS_COUNT, values)):
             return Line.UNKNOWN
         for name, value in zip(self._names, values, strict=True):
             self._totals[name] += int(value)
@@ -200,7 +206,7 @@ class Bpftrace:
     pid, tid) are summed over.
     """
 
-    _MAP = re.compile(r"@(\w*)\[([^\]]+)\]:\s*(?:count\s+)?(\d+)(?:,.*)?\s*\Z")
+    _MAP = re.compile(rf"@(\w*)\[([^\]]{{1,200}})\]:\s*(?:count\s+)?({_COUNT})(?:,.*)?\s*\Z")
     _NOISE = re.compile(r"\s*(?:Attaching \d+ probes?|Attached \d+ probes?|\^C|\d\d:\d\d:\d\d)")
 
     def __init__(self) -> None:
@@ -219,7 +225,8 @@ class Bpftrace:
             return Line.UNKNOWN
         label = f"{found[1]}[{found[2]}]"
         self._repeated += label in self._seen
-        self._seen.add(label)
+        if len(self._seen) < _LABELS:
+            self._seen.add(label)
         return Line.DATA
 
     def finish(self) -> None:
@@ -235,14 +242,14 @@ class Bpftrace:
         op = _OPS.get(keys[-2].lower()) if len(keys) > 1 else None
         if op is not None:
             address = int(last) if last.isdecimal() else msr_address(last)
-            if address is None:
+            if address is None or address > _MAX_ADDRESS:
                 return False
-            self.counts.msr[op, address] += count
+            self.counts.add_msr(op, address, count)
         elif last.isdecimal():
             # KVM's exit_reason has flags above bit 15.
-            self.counts.exits[exit_number_name(int(last) & 0xFFFF)] += count
+            self.counts.add_exit(exit_number_name(int(last) & 0xFFFF), count)
         elif is_exit(last):
-            self.counts.exits[exit_name(last)] += count
+            self.counts.add_exit(exit_name(last), count)
         else:
             return False
         return True
@@ -251,7 +258,10 @@ class Bpftrace:
 class Kvmexit:
     """bcc's ``kvmexit``: ids, then the reason, then its count."""
 
-    _ROW = re.compile(r"(?:\s*\d+){0,2}\s+(EXIT_REASON_\w+)\s+(\d+)(?:\s+[\d.]+)?\s*\Z")
+    _ROW = re.compile(
+        rf"\s*(?:\d{{1,10}}\s+){{0,2}}(EXIT_REASON_\w{{1,40}})\s+({_COUNT})"
+        r"(?:\s+[\d.]{1,20})?\s*\Z"
+    )
     _HEADING = re.compile(r"(?:Display kvm exit reasons|.*\bKVM_EXIT_REASON\s+(?:COUNT|STAT))")
 
     def __init__(self) -> None:
@@ -260,9 +270,9 @@ class Kvmexit:
 
     def line(self, line: str) -> Line:
         """Take one line, without its end."""
-        row = self._ROW.match(" " + line.removeprefix("^C"))
+        row = self._ROW.match(line.removeprefix("^C"))
         if row is not None:
-            self.counts.exits[exit_name(row[1])] += int(row[2])
+            self.counts.add_exit(exit_name(row[1]), int(row[2]))
             return Line.DATA
         decoration = not line.strip() or self._HEADING.match(line)
         return Line.DECORATION if decoration else Line.UNKNOWN
@@ -278,13 +288,13 @@ class PlainList:
     also with the count last. Anything between is not understood.
     """
 
-    _COUNT = r"(?P<count>\d{1,3}(?:,\d{3})+|\d+)"
+    _NUMBER = rf"(?P<count>\d{{1,3}}(?:,\d{{3}}){{1,5}}|{_COUNT})"
     _WHAT = (
-        r"(?P<op>(?:msr_(?:read|write)|rdmsr|wrmsr))[\s,:]+(?P<msr>\w+)(?:\s*=.*)?|"
-        r"(?P<reason>[\w-]+)"
+        r"(?P<op>(?:msr_(?:read|write)|rdmsr|wrmsr))[\s,:]+(?P<msr>\w{1,64})(?:\s*=.*)?|"
+        r"(?P<reason>[\w-]{1,40})"
     )
-    _FIRST = re.compile(rf"\s*{_COUNT}\s+(?:{_WHAT})\s*\Z")
-    _LAST = re.compile(rf"\s*(?:{_WHAT})[\s:=,]+{_COUNT}\s*\Z")
+    _FIRST = re.compile(rf"\s*{_NUMBER}\s+(?:{_WHAT})\s*\Z")
+    _LAST = re.compile(rf"\s*(?:{_WHAT})[\s:=,]+{_NUMBER}\s*\Z")
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -307,11 +317,11 @@ class PlainList:
         op, name = _OPS[found["op"]], found["msr"]
         address = msr_address(name)
         if address is None:
-            self.counts.unnamed[op, name] += count
+            self.counts.add_unnamed(op, name, count)
         else:
             if self.counts.msr[op, address]:
                 self._twice.add(f"{found['op']} {msr_name(address)}")
-            self.counts.msr[op, address] += count
+            self.counts.add_msr(op, address, count)
         return Line.DATA
 
     def finish(self) -> None:

@@ -129,7 +129,7 @@ def test_mistakes_are_one_line_with_status_2(args: tuple[str, ...], says: str, c
         (b"", "is empty"),
         (os.urandom(5000) + b"\0", "is binary data"),
         (b"PERFILE2" + bytes(100), "is a perf.data file"),
-        (b"x" * 100_000, "line 1 is longer than 65,536 bytes"),
+        (b"x" * 100_000, "line 1 is longer than 16,384 bytes"),
         (gzip.compress(Path(MAIL).read_bytes())[:-4] + b"\0\0\0\0", "gzip data is damaged"),
         (Path(MAIL).read_bytes() + (DATA / "kvmexit.txt").read_bytes(), "lines of two formats"),
     ],

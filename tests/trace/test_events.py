@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pvpmu.shared.exits import ExitReason
-from pvpmu.trace.events import EventReader, is_event, value_of
+from pvpmu.trace.events import EventReader
 from pvpmu.trace.names import READ, WRITE
 
 EventsOf = Callable[[bytes], EventReader]
@@ -166,13 +166,6 @@ def test_rdpmc_is_an_access_under_each_of_its_names(events_of: EventsOf) -> None
     assert sum(reader.shapes.left_over.values()) == 3
 
 
-def test_values_are_read_back_from_an_event() -> None:
-    assert value_of(b"msr_write 38f = 0x70000000f") == 0x70000000F
-    assert value_of(b" write=1 ecx=390 data=0xf exception=0") == 0xF
-    assert value_of(b"[FAILED TO PARSE] write=1 ecx=390 data=15 exception=0") == 15
-    assert value_of(b"") == 0
-
-
 def test_other_events_are_counted_by_name(events_of: EventsOf) -> None:
     text = AT + "kvm_apic_accept_irq: apicid 0 vec 0 (NMI|edge)\n" + AT + "sched_switch: a: b\n"
     assert events_of(text.encode()).events == {"kvm_apic_accept_irq": 1, "sched_switch": 1}
@@ -227,21 +220,6 @@ def test_time_goes_from_the_first_event_to_the_last(events_of: EventsOf) -> None
     )
     assert events_of(text.encode()).duration_ns == 2_000_001_500
     assert events_of(b"").duration_ns == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "event"),
-    [
-        (AT + "kvm_exit: reason HLT rip 0x1", True),
-        ("python3  8087/8087  [000]   828.316214:   kvm:kvm_msr: msr_read 10 = 0x1f5", True),
-        ("# tracer: nop", False),
-        ("126301 MSR_WRITE", False),
-        ("             0x38f:W      15822    25.34%    25.30%      0.27us", False),
-        (AT + "no event here", False),
-    ],
-)
-def test_what_an_event_line_is(line: str, event: bool) -> None:
-    assert is_event(line.encode()) is event
 
 
 def test_memory_does_not_grow_with_the_length_of_a_trace(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pvpmu.shared.errors import UsageError
-from pvpmu.trace.reading import FORMATS, Trace, format_of, printable
-from pvpmu.trace.source import MAX_LINE
+from pvpmu.trace.reading import FORMATS, Trace, format_of, printable, read_trace
+from pvpmu.trace.source import MAX_LINE, Source
 
 Reading = Callable[..., Trace]
 Sample = Callable[[str], bytes]
@@ -101,7 +106,7 @@ def test_another_format_is_noticed_also_after_the_head(reading: Reading, sample:
         (b"\n\n\n", "no line of a known format in the first 3 lines; first: ''"),
         (b"# tracer: nop\n#\n", "first: '# tracer: nop'"),
         (b"hello\nworld\n", "first: 'hello'; known: events, perf-kvm-stat"),
-        (b"x" * (MAX_LINE + 10), "line 1 is longer than 65,536 bytes"),
+        (b"x" * (MAX_LINE + 10), "line 1 is longer than 16,384 bytes"),
     ],
 )
 def test_input_that_is_no_trace_is_refused(data: bytes, says: str, reading: Reading) -> None:
@@ -138,7 +143,7 @@ def test_a_gigantic_line_in_the_middle_is_one_line_not_understood(
     data = sample("tracecmd_report_real.txt")
     trace = reading(data + b"z" * (MAX_LINE * 3) + b"\n" + data.removeprefix(b"cpus=2\n"))
     assert (trace.unknown.count, trace.lines) == (1, 50)
-    assert trace.notes == ["lines longer than 65,536 bytes: 1"]
+    assert trace.notes == ["lines longer than 16,384 bytes: 1"]
     assert trace.counts.listed == 26
 
 
@@ -147,6 +152,65 @@ def test_progress_is_told_in_bytes_read(sample: Sample, reading: Reading) -> Non
     told: list[int] = []
     reading(data, on_progress=told.append)
     assert told[-1] == len(data)
+
+
+LONG = b"9" * 5000
+_PIECES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([b" CPU 0/KVM-42 [002] d.... 1.000001: kvm_exit: reason ", b"kvm_msr: ", LONG,
+                     b"msr_write 38f = 0x", b"write=1 ecx=390 data=", b"@[write, 0x38f]: ", b"\n",
+                     b" 0x38f:W 5 10.00% 10.00% 1us\n", b"5 MSR_WRITE\n", b"kvm_exit(HLT) 5 6\n"]),
+)  # fmt: skip
+
+
+@given(st.lists(_PIECES, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_a_trace_or_one_error(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    said: list[str] = []
+    try:
+        trace = read_trace(Source("some", io.BytesIO(data), len(data)))
+        said = [text for _, text in trace.unknown.examples]
+        assert trace.unknown.count <= trace.lines
+    except UsageError as error:
+        said = [str(error)]
+    assert "".join(said).isprintable()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(data=st.lists(_PIECES, max_size=10).map(b"".join))
+@settings(max_examples=40, deadline=None)
+def test_any_bytes_are_readable_as_any_format(name: str, data: bytes) -> None:
+    with contextlib.suppress(UsageError):
+        read_trace(Source("some", io.BytesIO(data), len(data)), wanted=name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b" x-1 [000] ..... 951.000001: kvm_exit: reason R%d rip 0x1\n",
+     b" x-1 [000] ..... 951.000001: kvm_msr: msr_write %x = 0x1\n",
+     b" x-1 [000] ..... 951.000001: event%d: something\n",
+     b"5 msr_write, MSR_NAME_%d\n", b"@m[write, %d]: 5\n",
+     b"  REASON%d  5  1.00%%  1.00%%  1us\n"],
+)  # fmt: skip
+def test_names_and_addresses_without_end_take_no_memory_without_end(
+    line: bytes, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("counts._MOST", "events._MAX_EVENTS", "events._MAX_BODIES", "tables._LABELS"):
+        monkeypatch.setattr(f"pvpmu.trace.{limit}", 64)
+
+    def kept(number: int) -> int:
+        data = b"".join(line % n for n in range(number))
+        tracemalloc.start()
+        trace = reading(data)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        events = trace.events.events if trace.events else {}
+        assert trace.counts.total or sum(events.values()) == number
+        return size
+
+    kept(10)
+    assert kept(2000) < kept(500) + 8 * 1024
 
 
 def test_nothing_shown_moves_a_cursor() -> None:
