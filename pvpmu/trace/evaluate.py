@@ -33,7 +33,7 @@ from pvpmu.shared.tally import PLACES, TALLY_WORDS
 from pvpmu.trace.counts import Access
 from pvpmu.trace.names import ANY_COUNTER, RDPMC, READ, WRITE
 from pvpmu.trace.operations import Context, Operation, fixed_enabled
-from pvpmu.trace.player import END, LATE, MEASURE, PMI, PlayJob, Step
+from pvpmu.trace.player import END, LATE, MEASURE, NATURAL, PMI, PlayJob, Step
 from pvpmu.trace.tokens import COUNTER_ROLES, Fields, counter_of, fields_of, unpack_counters
 
 _START = -1_000_000
@@ -68,6 +68,7 @@ class Evaluator:
 
     def __init__(self, design: Design, cpuid: PmuCpuid) -> None:
         self._vm = InlineVm(VmConfig(design=design, cpuid=cpuid))
+        self._guest = design.guest
         self._cpuid = cpuid
         self._known: dict[Operation, Outcome] = {}
 
@@ -79,7 +80,8 @@ class Evaluator:
         return found
 
     def _play(self, operation: Operation) -> Outcome:
-        (played,) = self._vm.run([PlayJob(tuple(steps_of(operation, self._cpuid)))])
+        steps = tuple(steps_of(operation, self._cpuid))
+        (played,) = self._vm.run([PlayJob(steps, self._guest)])
         (stats,) = self._vm.stats()
         exits: Counter[Access] = Counter()
         for reason, address, count in stats.accesses:
@@ -133,6 +135,8 @@ def prepare(before: Context, all_of_them: int, cpuid: PmuCpuid) -> Iterator[Step
         yield from _selectors(everything.selectors & ~before.selectors, on=False)
         yield Step(WRITE, msr.FIXED_CTR_CTRL, _nibbles(before.counters >> FIXED_BASE, 0))
         yield Step(WRITE, msr.GLOBAL_CTRL, cpuid.counters)
+    # A guest that defers its commits makes them at the next exit.
+    yield Step(NATURAL)
 
 
 def _accesses(operation: Operation, before: Context, cpuid: PmuCpuid) -> Iterator[Step]:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.machine import Machine, Progress
 from pvpmu.guest.msr import MsrAccess
-from pvpmu.guest.recorder import Recorder
 from pvpmu.guest.scenario import Races
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import (
@@ -31,6 +30,7 @@ from pvpmu.shared.cpuid import (
     LVT_NMI,
     PmuCpuid,
 )
+from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import GeneralProtectionError
 from pvpmu.shared.events import EVENTS, FIXED_KIND, KINDS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
@@ -38,12 +38,13 @@ from pvpmu.shared.registers import BY_ADDRESS, Register, Role
 from pvpmu.trace.names import RDPMC, READ, WRITE
 from pvpmu.trace.tokens import COUNTER_ROLES, counter_of
 
-PMI, END, LATE, MEASURE = range(3, 7)
+PMI, END, LATE, MEASURE, NATURAL = range(3, 8)
 """Steps that are no accesses.
 
 PMI: the counters of ``value`` (by global index, 0: none) overflow, an EXCEPTION_NMI exit follows,
 and its handler are the steps up to END. LATE: they overflow, and the next exit finds it; that
-handler's steps come right after it. MEASURE: a Control, START or STOP of the statistics."""
+handler's steps come right after it. MEASURE: a Control, START or STOP of the statistics.
+NATURAL: an exit for another reason (HLT)."""
 
 _GENERAL = tuple(event for event in EVENTS if event.fixed is None)
 """Events that no fixed counter counts: with two privilege levels, two for each."""
@@ -84,16 +85,18 @@ class Played:
 
 
 class Player:
-    """Plays steps on one vCPU of a machine that has just been reset."""
+    """Plays steps on one vCPU of a machine, from its reset on; ``guest``: a design's side of it."""
 
-    def __init__(self, machine: Machine, recorder: Recorder | None = None) -> None:
-        self.vcpu: Vcpu = machine.vcpu(Races(), recorder)
+    def __init__(self, machine: Machine, guest: GuestDesign) -> None:
+        self.vcpu: Vcpu = machine.vcpu(Races())
         vcpu = self.vcpu
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
         vcpu.forget_page()
         self._cpuid: PmuCpuid = vcpu.pmu_cpuid()
         self.played = Played()
-        self.played.page_registered = vcpu.register_page(machine.memory, machine.page_address)
+        self.played.page_registered = vcpu.register_page(
+            machine.memory, machine.page_address, guest=guest
+        )
         self._access: MsrAccess = vcpu.seam if self.played.page_registered else vcpu.trapped
         self._counts: dict[int, int] = {}
         self._selectors = 0
@@ -119,6 +122,8 @@ class Player:
                 self._late = self._overflow(value)
             elif what == MEASURE:
                 self.vcpu.exit(ExitReason.CONTROL, value=value)
+            elif what == NATURAL:
+                self.vcpu.exit(ExitReason.HLT)
             elif self._late:
                 # The handler's end, and no NMI has come: its steps were played without one.
                 self._late = False
@@ -199,6 +204,12 @@ class Player:
             self._run()
 
     def _on_nmi(self) -> None:
+        seam = self.vcpu.seam
+        seam.handler_begins()
+        self._handle()
+        seam.handler_ends()
+
+    def _handle(self) -> None:
         if self._awaiting or self._late:
             self._awaiting = self._late = False
             self.played.pmis += 1
@@ -251,13 +262,14 @@ class Player:
 
 @dataclass(frozen=True, slots=True)
 class PlayJob:
-    """A job for a guest's vCPU: play some steps."""
+    """A job for a guest's vCPU: play some steps; ``guest``: the guest's side of a design."""
 
     steps: Sequence[Step]
+    guest: GuestDesign = field(default_factory=GuestDesign)
 
     def do(self, machine: Machine, progress: Progress) -> Played:
         """Return a :class:`Played`."""
-        player = Player(machine)
+        player = Player(machine, self.guest)
         player.play(self.steps)
         progress(1.0)
         return player.played

@@ -12,7 +12,7 @@ from pvpmu.bench.vm import VmConfig, open_vm
 from pvpmu.guest.machine import Machine, Progress
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.design import Design
+from pvpmu.shared.design import Design, GuestDesign
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.exits import Control
 from pvpmu.shared.units import Ns
@@ -37,14 +37,18 @@ class ReplayReport:
 
 @dataclass(frozen=True, slots=True)
 class ReplayJob:
-    """A job for a guest's vCPU: play a spooled thread. ``clock`` returns wall ns."""
+    """A job for a guest's vCPU: play a spooled thread.
+
+    ``clock`` returns wall ns; ``guest``: the guest's side of a design.
+    """
 
     thread: SpooledThread
     clock: Callable[[], Ns]
+    guest: GuestDesign
 
     def do(self, machine: Machine, progress: Progress) -> ReplayReport:
         """Return a :class:`ReplayReport`."""
-        player = Player(machine)
+        player = Player(machine, self.guest)
         player.play(self.thread.preamble)
         # What was played so far only made the vCPU what it was when the trace began.
         player.played = Played(page_registered=player.played.page_registered)
@@ -143,7 +147,7 @@ def replay(config: ReplayConfig, on_replay: OnReplay | None = None) -> list[Repl
         vm_config = VmConfig(
             design=design, cpuid=config.cpuid, vcpus=len(config.threads), pin=config.pin
         )
-        jobs = [ReplayJob(thread, config.clock) for thread in config.threads]
+        jobs = [ReplayJob(thread, config.clock, design.guest) for thread in config.threads]
 
         def on_progress(share: float, number: int = number, name: str = design.name) -> None:
             if on_replay is not None:

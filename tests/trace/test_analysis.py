@@ -51,6 +51,18 @@ def test_the_2021_table_leaves_the_same_by_its_fit(reading: Reading, sample: Sam
     assert found.avoided(trap) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "exits"),
+    [("trap-lean", 71541), ("page-lean", 8503), ("page-reload", 1195), ("xen-style", 20473),
+     ("sbi-style", 20591)],
+)  # fmt: skip
+def test_other_designs_leave_of_the_2021_table_what_a_run_of_its_script_makes(
+    name: str, exits: int, reading: Reading, sample: Sample
+) -> None:
+    (answer,) = analyse(reading(sample("mail_2021.txt")), [design_named(name)], TRAP).answers
+    assert (answer.attributed, answer.unfaithful) == (exits, 0)
+
+
 @pytest.mark.parametrize("style", ["ftrace", "trace-cmd-R"])
 def test_the_answer_does_not_depend_on_the_tool(
     style: str, short_runs: list[Any], render: Callable[..., bytes], reading: Reading
