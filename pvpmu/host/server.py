@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 
@@ -34,8 +34,7 @@ class HostConfig:
     """What a host offers.
 
     ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
-    events, and the physical PMU. ``test_port``: let the guest
-    make the VMM's calls.
+    events, and the physical PMU. ``test_port``: let the guest make the VMM's calls.
     """
 
     name: str
@@ -60,15 +59,45 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
     ``say`` gets one line per event. Raises :class:`NameInUseError`, :class:`PeerError` when no
     guest comes or the guest vanishes, :class:`ResourceError`.
     """
-    memory.cleanup()
     cpus = place(config.pin, config.vcpus)
+    with vm_names(config) as listener:
+        what = f"design {config.design.name}, vCPUs: {config.vcpus}"
+        say(f"{config.name}: {what}, waiting for a guest")
+        channel, hello = _admit(listener, config)
+        with contextlib.closing(channel):
+            say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")
+            handoffs = handoffs_of(config, hello, [host for host, _ in cpus])
+            boots = [
+                HostBoot(
+                    handoff,
+                    config.design,
+                    config.cpuid,
+                    config.profile,
+                    config.load,
+                    config.test_port,
+                )
+                for handoff in handoffs
+            ]
+            with workers("host", "pvpmu.host.worker:serve_vcpu", boots) as started:
+                channel.send(welcome_to(config, handoffs, [guest for _, guest in cpus]))
+                _session(channel, listener, started)
+                say(f"{config.name}: guest done")
+
+
+@contextlib.contextmanager
+def vm_names(config: HostConfig) -> Iterator[socket.socket]:
+    """Make the VM's names and listen; all are gone on leaving.
+
+    Raises :class:`NameInUseError`, :class:`ResourceError`.
+    """
+    memory.cleanup()
     with contextlib.ExitStack() as stack:
         # Last of all: a guest that was killed meanwhile leaves its memory behind.
         stack.callback(memory.cleanup)
         # The socket comes first: it can have one owner only, so that two hosts starting at once
         # cannot both think that the name is theirs.
         listener = stack.enter_context(_listen(config.name))
-        segment = stack.enter_context(
+        stack.enter_context(
             Segment.create(
                 memory.segment_name(config.name, "host"), config.vcpus * config.slot_bytes
             )
@@ -77,40 +106,25 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
             for kind in memory.SEMAPHORES:
                 semaphore = memory.create_semaphore(memory.semaphore_name(config.name, vcpu, kind))
                 stack.callback(memory.remove_semaphore, semaphore)
-        what = f"design {config.design.name}, vCPUs: {config.vcpus}"
-        say(f"{config.name}: {what}, waiting for a guest")
-        channel, hello = _admit(listener, config)
-        stack.callback(channel.close)
-        say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")
-        handoffs = [
-            Handoff(
-                vcpu=vcpu,
-                cpu=cpus[vcpu][0],
-                segment=segment.name,
-                segment_bytes=config.vcpus * config.slot_bytes,
-                slot_bytes=config.slot_bytes,
-                memory=hello.memory,
-                memory_bytes=hello.memory_bytes,
-                exit_semaphore=memory.semaphore_name(config.name, vcpu, "exit"),
-                entry_semaphore=memory.semaphore_name(config.name, vcpu, "entry"),
-            )
-            for vcpu in range(hello.vcpus)
-        ]
-        boots = [
-            HostBoot(
-                handoff,
-                config.design,
-                config.cpuid,
-                config.profile,
-                config.load,
-                config.test_port,
-            )
-            for handoff in handoffs
-        ]
-        started = stack.enter_context(workers("host", "pvpmu.host.worker:serve_vcpu", boots))
-        channel.send(_welcome(config, handoffs, [guest for _, guest in cpus]))
-        _session(channel, listener, started)
-        say(f"{config.name}: guest done")
+        yield listener
+
+
+def handoffs_of(config: HostConfig, hello: Hello, cpus: Sequence[int]) -> list[Handoff]:
+    """What the host's worker of each of the guest's vCPUs needs; ``cpus``: where it runs."""
+    return [
+        Handoff(
+            vcpu=vcpu,
+            cpu=cpus[vcpu],
+            segment=memory.segment_name(config.name, "host"),
+            segment_bytes=config.vcpus * config.slot_bytes,
+            slot_bytes=config.slot_bytes,
+            memory=hello.memory,
+            memory_bytes=hello.memory_bytes,
+            exit_semaphore=memory.semaphore_name(config.name, vcpu, "exit"),
+            entry_semaphore=memory.semaphore_name(config.name, vcpu, "entry"),
+        )
+        for vcpu in range(hello.vcpus)
+    ]
 
 
 def _listen(name: str) -> socket.socket:
@@ -139,16 +153,16 @@ def _admit(listener: socket.socket, config: HostConfig) -> tuple[Channel, Hello]
         channel.set_timeout(_HELLO_TIMEOUT_S)
         try:
             hello = channel.expect(Hello)
-            refusal = _refusal(channel, hello, config)
+            refused = refusal(channel, hello, config)
         except PeerError as error:
-            refusal = Refuse(RefusalCode.MALFORMED, str(error))
-        if refusal is None:
+            refused = Refuse(RefusalCode.MALFORMED, str(error))
+        if refused is None:
             channel.set_timeout(_ANSWER_TIMEOUT_S)
             return channel, hello
-        _refuse(channel, refusal)
+        refuse(channel, refused)
 
 
-def _refusal(channel: Channel, hello: Hello, config: HostConfig) -> Refuse | None:
+def refusal(channel: Channel, hello: Hello, config: HostConfig) -> Refuse | None:
     """Why this guest may not come in, None if it may."""
     if not channel.same_user():
         return Refuse(RefusalCode.OTHER_USER, "the guest runs as another user")
@@ -177,13 +191,17 @@ def _refusal(channel: Channel, hello: Hello, config: HostConfig) -> Refuse | Non
     return None
 
 
-def _refuse(channel: Channel, refusal: Refuse) -> None:
+def refuse(channel: Channel, refusal: Refuse) -> None:
+    """Say no and close; the guest may have gone."""
     with contextlib.suppress(PeerError):
         channel.send(refusal)
     channel.close()
 
 
-def _welcome(config: HostConfig, handoffs: list[Handoff], cpus: list[int]) -> control.Welcome:
+def welcome_to(
+    config: HostConfig, handoffs: Sequence[Handoff], cpus: Sequence[int]
+) -> control.Welcome:
+    """What the guest is told; ``cpus``: where each of its own workers should run."""
     return control.Welcome(
         version=control.CONTROL_VERSION,
         pid=control.own_pid(),
@@ -192,7 +210,7 @@ def _welcome(config: HostConfig, handoffs: list[Handoff], cpus: list[int]) -> co
         segment_bytes=handoffs[0].segment_bytes,
         slot_bytes=handoffs[0].slot_bytes,
         semaphores=[(each.exit_semaphore, each.entry_semaphore) for each in handoffs],
-        cpus=cpus[: len(handoffs)],
+        cpus=list(cpus[: len(handoffs)]),
     )
 
 
@@ -206,7 +224,7 @@ def _session(channel: Channel, listener: socket.socket, started: list[Worker]) -
             latest[vcpu] = started[vcpu].receive()
         if listener.fileno() in ready:
             connection, _ = listener.accept()
-            _refuse(Channel(connection), Refuse(RefusalCode.BUSY, "the host serves another guest"))
+            refuse(Channel(connection), Refuse(RefusalCode.BUSY, "the host serves another guest"))
         if channel.fileno() not in ready:
             continue
         message = channel.receive()

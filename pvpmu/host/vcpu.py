@@ -473,14 +473,18 @@ class HostVcpu(PageRegistrar):
             self._compete(user, kernel)
         self.hardware.retire(user, kernel)
         if self.hardware.status:
-            # A PMI that is due at an exit is taken before the exit is handled; unless the exit
-            # is the PMI itself, KVM's callback sees it outside the guest.
-            self.vpmu.in_guest = in_guest
-            self.perf.handle_nmi()
-            if self.page is not None:
-                self.page.dirty = True
-            if self.delivery.irq_work:
-                # Its interrupt comes as soon as the host enables interrupts, which is before it
-                # handles the exit: LVTPC is what it was when the guest exited.
-                self._deliver_pmi()
-                self.delivery.irq_work = False
+            self.take_overflows(in_guest=in_guest)
+
+    def take_overflows(self, *, in_guest: bool) -> None:
+        """The host's NMI handler: find what overflowed, set status, ask for PMIs."""
+        # A PMI that is due at an exit is taken before the exit is handled; unless the exit
+        # is the PMI itself, KVM's callback sees it outside the guest.
+        self.vpmu.in_guest = in_guest
+        self.perf.handle_nmi()
+        if self.page is not None:
+            self.page.dirty = True
+        if self.delivery.irq_work:
+            # Its interrupt comes as soon as the host enables interrupts, which is before it
+            # handles the exit: LVTPC is what it was when the guest exited.
+            self._deliver_pmi()
+            self.delivery.irq_work = False
