@@ -15,7 +15,7 @@ from pvpmu.guest.scenario import Scenario, load_scenario, run_seed, scenario_nam
 from pvpmu.guest.session import Session, open_session
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.design import DRIVERS, GuestDesign, design_named, design_names
-from pvpmu.shared.errors import UsageError
+from pvpmu.shared.errors import PeerError, UsageError
 from pvpmu.shared.exits import reason_name
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import (
@@ -82,6 +82,11 @@ def _parser() -> CommandParser:
         help="generation of the PMU driver (default: the design's own)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="fail unless every count is what was retired while its counter was live",
+    )
     return parser
 
 
@@ -111,7 +116,21 @@ def run(argv: list[str]) -> int:
                     _print_run(result["runs"][-1])
     if args.json:
         print(json.dumps(result, indent=2))
+    if args.check:
+        _check(result["runs"])
     return 0
+
+
+def _check(runs: list[dict[str, Any]]) -> None:
+    """Raise :class:`PeerError` at the first count that is wrong."""
+    for run in runs:
+        for event in run["events"]:
+            if event["count_error"]:
+                actual, error = event["count"], event["count_error"]
+                raise PeerError(
+                    f"run {run['run'] + 1}, vCPU {run['vcpu']}: {event['name']}: expected "
+                    f"{actual - error:,}, actual {actual:,}"
+                )
 
 
 def _guest_side(args: argparse.Namespace, host_design: str) -> GuestDesign:

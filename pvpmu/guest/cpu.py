@@ -78,7 +78,8 @@ class Vcpu:
 
     ``slot``: the exit slot's window. ``cross``: hand over to the host and wait for VM-entry.
     ``skid``: cycles from overflow to PMI. ``latency``: cycles from injection to the handler's
-    first access. ``tail``: cycles from the handler's last access to IRET.
+    first access. ``tail``: cycles from the handler's last access to IRET. ``refusals``: COMMITs
+    that the host refused at first.
 
     Hooks: ``on_injection``, when an NMI is injected, with the program where it was interrupted;
     ``on_nmi``, the handler; ``on_interrupt``, that of a vector. ``on_retire``: counts by kind and
@@ -109,6 +110,7 @@ class Vcpu:
         self._live: list[list[int]] = []
         self._live_version = -1
         self._pmi_due: Cycles | None = None
+        self.refusals = 0
         self.trapped = Trapped(self)
         self._page_register = msr.PV_PAGE
         self.seam = Seam(self)
@@ -187,11 +189,14 @@ class Vcpu:
         address: int,
         features: int = page.FEATURES_KNOWN,
         guest: GuestDesign | None = None,
+        *,
+        retry: bool = False,
     ) -> bool:
         """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
 
         ``features``: those to ask for where they are offered. A page in use is given up first.
-        ``guest``: the guest's side of a design, else the protocol's.
+        ``guest``: the guest's side of a design, else the protocol's. ``retry``: make a refused
+        COMMIT once more (rule CMT-7); else its #GP is seen.
         Returns False when the host offers none or refuses: then everything keeps trapping.
         """
         if self.seam.page is not None:
@@ -228,9 +233,24 @@ class Vcpu:
                 exit_read=self.trapped.rdmsr,
                 exit_rdpmc=self.trapped.rdpmc,
                 exit_write=self.trapped.wrmsr,
+                exit_commit=self._commit if retry else None,
             )
         )
         return True
+
+    def _commit(self, address: int, value: int) -> None:
+        """The WRMSR of a COMMIT, twice if the host refuses a word of the page.
+
+        Only memory that somebody else stored to can bring that about; the word is right again.
+        """
+        try:
+            self.trapped.wrmsr(address, value)
+        except GeneralProtectionError:
+            guest_page = self.seam.page
+            if guest_page is None or not guest_page.words[page.REJECTED]:
+                raise
+            self.refusals += 1
+            self.trapped.wrmsr(address, value)
 
     def unregister_page(self) -> None:
         """Give the page up; everything traps from here on.

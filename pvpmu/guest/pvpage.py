@@ -51,10 +51,11 @@ class Routes:
 class GuestPage:
     """A registered page, ``words``, and the exits that its accesses fall back to.
 
-    ``exit_read``, ``exit_rdpmc`` and ``exit_write`` are the trapped RDMSR, RDPMC and WRMSR.
-    ``running``, ``frozen``: the routes of a state; ``pmi``: those in FROZEN from a freeze on.
-    ``handler``: those in RUNNING within a PMI's handler, if they differ. ``flushes``: the end of a
-    PMI's handler is to be told to :meth:`flush`.
+    ``exit_read``, ``exit_rdpmc`` and ``exit_write`` are the trapped RDMSR, RDPMC and WRMSR;
+    ``exit_commit`` is the WRMSR of a COMMIT, if it is another. ``running``, ``frozen``: the routes
+    of a state; ``pmi``: those in FROZEN from a freeze on; ``handler``: those in RUNNING within a
+    PMI's handler, if they differ. ``flushes``: the end of a PMI's handler is to be told to
+    :meth:`flush`.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class GuestPage:
         exit_read: Callable[[MsrAddress], int],
         exit_rdpmc: Callable[[int], int],
         exit_write: Callable[[MsrAddress, int], None],
+        exit_commit: Callable[[MsrAddress, int], None] | None = None,
     ) -> None:
         self.words = words
         self._cpuid = cpuid
         self._exit_read = exit_read
         self._exit_rdpmc = exit_rdpmc
         self._exit_write = exit_write
+        self._exit_commit = exit_commit or exit_write
         self._ovf_ctrl_reserved = words[page.OVF_CTRL_RESERVED]
         # With LVTPC_AUTO the host must see the guest mask, even where the mask is set (FEA-8).
         auto = words[page.FEATURES] & page.FEATURE_LVTPC_AUTO
@@ -204,6 +207,9 @@ class GuestPage:
                 if self._refused(value):
                     return
                 toggles &= mask
+                if not toggles:
+                    words[_OVF_CTRL] = value
+                    return
             try:
                 words[_ACKED] = (acked ^ toggles) + _COUNT_ONE
             except ValueError:
@@ -257,8 +263,10 @@ class GuestPage:
 
         def write(value: int) -> None:
             starts = value & EVTSEL_EN and (ungated or words[_GLOBAL_CTRL] & bit)
-            if value & reserved or (starts and not self.held):
+            if value & reserved:
                 self._exit_write(address, value)
+            elif starts and not self.held:
+                self._exit_commit(address, value)
             else:
                 words[index] = value
 
@@ -270,8 +278,10 @@ class GuestPage:
 
         def write(value: int) -> None:
             enables = words[_GLOBAL_CTRL] >> FIXED_BASE
-            if value & reserved or (enables and fixed_enables(value) & enables and not self.held):
+            if value & reserved:
                 self._exit_write(msr.FIXED_CTR_CTRL, value)
+            elif enables and fixed_enables(value) & enables and not self.held:
+                self._exit_commit(msr.FIXED_CTR_CTRL, value)
             else:
                 words[_FIXED_CTR_CTRL] = value
 
@@ -307,7 +317,7 @@ class GuestPage:
                 self._exit_write(msr.GLOBAL_CTRL, value)
             elif value and own_enables(value):
                 release()
-                self._exit_write(msr.GLOBAL_CTRL, value)
+                self._exit_commit(msr.GLOBAL_CTRL, value)
             else:
                 words[_GLOBAL_CTRL] = value
                 release()

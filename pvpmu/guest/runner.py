@@ -117,7 +117,7 @@ class GuestRun:
                 f"the host offers {_shape(self.cpuid)}"
             )
         guest = guest or GuestDesign()
-        self.page_registered = vcpu.register_page(memory, page_address, guest=guest)
+        self.page_registered = vcpu.register_page(memory, page_address, guest=guest, retry=True)
         # As a kernel that finds no page leaves its native MSR operations in place.
         access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
         if self._recorder is not None:
@@ -202,6 +202,9 @@ class GuestRun:
         counts.retired = self._retired
         counts.due = self._due
         counts.told = self._told
+        if vcpu.seam.page is not None:
+            # Power-off: the page's memory is about to be somebody else's (rule END-6).
+            vcpu.unregister_page()
         return counts
 
     # The two kinds of program ----------------------------------------------------------------

@@ -189,9 +189,9 @@ COUNT_ONE = 1 << 40
         (0b11, 0, 0b01, 0b01 | COUNT_ONE),
         (0b11, 0b10, 0b11, 0b11 | COUNT_ONE),
         (0b00, 0b10, 0b10, 0b00 | COUNT_ONE),
-        (0, 0, 0b100, COUNT_ONE),
+        (0, 0, 0b100, 0),
         (1, 0, 1 | 3 << 62, 1 | COUNT_ONE),
-        (1, 0xFFFFFF << 40, 3 << 62, 0),
+        (1, 0xFFFFFF << 40, 3 << 62, 0xFFFFFF << 40),
         (1, 0xFFFFFF << 40, 1, 1),
     ],
 )
