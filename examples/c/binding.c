@@ -173,8 +173,9 @@ struct element { char kind; uint64_t n; const char *text; };
 
 static struct element next(const unsigned char **at, const unsigned char *end)
 {
-    static const unsigned char heads[] = {0xcc, 0xcd, 0xce, 0xcf, 0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf};
-    static const unsigned char widths[] = {1, 2, 4, 8, 1, 2, 4, 2, 4, 2, 4};
+    static const unsigned char heads[] = {0xcc, 0xcd, 0xce, 0xcf, 0xd0, 0xd1, 0xd2, 0xd3,
+                                          0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf};
+    static const unsigned char widths[] = {1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 2, 4, 2, 4};
     unsigned char head = *at < end ? *(*at)++ : 0xc0;
     struct element e = {0, head & (head < 0x80 ? 0x7f : head < 0xa0 ? 0xf : 0x1f), NULL};
     unsigned i, k;
@@ -182,7 +183,7 @@ static struct element next(const unsigned char **at, const unsigned char *end)
     e.kind = head < 0x80 || head >= 0xe0 ? 'i' : head < 0x90 ? 'm' : head < 0xa0 ? 'a' : head < 0xc0 ? 's' : 0;
     for (k = 0; k < sizeof heads; k++)
         if (heads[k] == head && end - *at >= widths[k])
-            for (e.kind = "iiiisssaamm"[k], e.n = 0, i = widths[k]; i; i--)
+            for (e.kind = "iiiiiiiisssaamm"[k], e.n = 0, i = widths[k]; i; i--)
                 e.n = e.n << 8 | *(*at)++;
     if (e.kind == 's') {
         e.text = (const char *)*at;

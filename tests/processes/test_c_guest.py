@@ -74,7 +74,7 @@ def expected_lines() -> list[str]:
             f"samples: {branch_samples + cycle_samples}, digest 0x{digest:016x}, "
             f"branches {branch_samples}, cycles {cycle_samples}"
         ),
-        f"PMIs: {PMIS}, empty 0, generations lost 0",
+        f"PMIs: {PMIS}, empty 0, generations lost 0, COMMITs refused 0",
     ]
 
 
