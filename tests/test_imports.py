@@ -39,8 +39,8 @@ PRINTS = {"trace/table.py", "conformance/console.py"}
 BOTH_SIDES = {
     f"conformance/{name}.py"
     for name in (
-        "hostcalls", "inline", "machine", "mutants_guest", "mutants_host",
-        "mutants_kvm", "process", "window",
+        "guests/broken", "guests/faults", "guests/host", "guests/vcpu", "hostcalls", "inline",
+        "machine", "mutants_guest", "mutants_host", "mutants_kvm", "process", "window",
     )
 }  # fmt: skip
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading", "concurrent"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 import shlex
 import sys
@@ -99,24 +100,26 @@ def _random(args: argparse.Namespace) -> int:
 
 
 def _selftest(args: argparse.Namespace) -> int:
+    from pvpmu.conformance.guests.runner import KitHost  # noqa: PLC0415
     from pvpmu.conformance.mutants import catch, chosen, failures  # noqa: PLC0415
 
     mutants = chosen(args.name)
     if args.list:
         for mutant in mutants:
-            print(f"{mutant.name:<20} {mutant.role:<6} {mutant.mistake}")
+            print(f"{mutant.name:<26} {mutant.role:<6} {mutant.mistake}")
         return 0
     vectors = load_vectors()
     results = []
-    for mutant in mutants:
-        result = catch(mutant, vectors)
-        by = f"caught by {result.by} on {result.path}" if result.by else "SURVIVES"
-        by = "BROKEN" if result.broken else by
-        print(f"{mutant.name:<20} {mutant.role:<6} {by:<34} {mutant.mistake}", flush=True)
-        results.append(result)
+    with contextlib.closing(KitHost()) as host:
+        for mutant in mutants:
+            result = catch(mutant, vectors, host)
+            by = f"caught by {result.by} on {result.path}" if result.by else "SURVIVES"
+            by = "BROKEN" if result.broken else by
+            print(f"{mutant.name:<26} {mutant.role:<6} {by:<34} {mutant.mistake}", flush=True)
+            results.append(result)
+        bad = failures(results, host)
     survived = [result.mutant.name for result in results if not result.by and not result.broken]
     broken = [result for result in results if result.broken]
-    bad = failures(results)
     for line in bad:
         print(f"fails without a mistake: {line}", file=sys.stderr)
     if survived:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pvpmu.conformance import checks
+from pvpmu.conformance import checks, output
 from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.checks import DESIGN_HELP
+from pvpmu.conformance.guests import cli as guests
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
 from pvpmu.shared.design import Design, design_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import seconds, writable
+from pvpmu.shared.process import seconds
 
 if TYPE_CHECKING:
     from pvpmu.conformance.target import Target
-    from pvpmu.conformance.verdict import RunResult
 
 _TIMEOUT_S = 10.0
 _PATHS = ("trap", "page", "both")
@@ -57,6 +57,7 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     explain.set_defaults(command=_explain)
     explain.add_argument("id", nargs="+", metavar="ID", help="id, or glob of ids")
     explain.add_argument("--extra", **_EXTRA)
+    guests.add_commands(actions)
     checks.add_commands(actions)
     published = actions.add_parser("schema", help="print the JSON Schema of vector files")
     published.add_argument(
@@ -108,20 +109,12 @@ def _add_run(actions: Any) -> None:
         default="",
         help="run in this profile only (default: the target's first that a case holds in)",
     )
-    run.add_argument("--strict", action="store_true", help="a SHOULD or MAY that fails is a fail")
-    run.add_argument("--skips", action="store_true", help="print every skipped case")
-    run.add_argument("--expect", metavar="FILE", help="a JSON result: only deviations from it fail")
-    run.add_argument("--json", metavar="FILE|-", help="write the result as JSON")
-    run.add_argument("--junit", metavar="FILE|-", help="write it as JUnit XML")
-    run.add_argument("--tap", metavar="FILE|-", help="write it as TAP 14")
-    run.add_argument("--html", metavar="FILE|-", help="write it as one HTML page")
+    output.add_options(run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Targets and rich take longer to load than list and explain take to run.
-    from pvpmu.conformance import matrix, reports  # noqa: PLC0415
+    # Targets take longer to load than list and explain take to run.
     from pvpmu.conformance.runner import RunConfig, Runner  # noqa: PLC0415
-    from pvpmu.conformance.verdict import load_result  # noqa: PLC0415
 
     if not args.timeout:
         raise UsageError("--timeout: 0 s leaves no time for a case")
@@ -129,21 +122,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.instead is not None:
         status: int = args.instead(vectors)
         return status
-    baseline = load_result(Path(args.expect)) if args.expect else None
-    if baseline is not None and baseline.path != args.path:
-        raise UsageError(f"{args.expect}: was run with --path {baseline.path}, not {args.path}")
-    makers: dict[str, Callable[[RunResult], str]] = {
-        "json": reports.as_json,
-        "junit": reports.as_junit,
-        "tap": reports.as_tap,
-        "html": matrix.as_html,
-    }
-    asked = {name: getattr(args, name) for name in makers if getattr(args, name)}
-    if list(asked.values()).count("-") > 1:
-        raise UsageError("only one report can go to standard output")
-    for name in asked.values():
-        if name != "-":
-            writable(Path(name))
+    wanted = output.Output(args, path=args.path)
     design = design_named(args.design) if args.design else None
     config = RunConfig(
         path=args.path,
@@ -160,37 +139,7 @@ def _run(args: argparse.Namespace) -> int:
         result = runner.run(vectors)
     finally:
         runner.close()
-    for kind, name in asked.items():
-        text = makers[kind](result)
-        if name == "-":
-            sys.stdout.write(text)
-        else:
-            Path(name).write_text(text, "utf-8")
-    if "-" not in asked.values():
-        _print(result, skips=args.skips)
-    return _status(result, baseline, whole=not args.id)
-
-
-def _status(result: RunResult, baseline: RunResult | None, *, whole: bool) -> int:
-    """``whole``: every case was asked for, so that a case of the baseline may not be missing."""
-    from pvpmu.conformance.verdict import deviations  # noqa: PLC0415
-
-    if baseline is None:
-        return 1 if result.failed else 0
-    ran = {case.id for case in result.results}
-    expected = [case for case in baseline.results if whole or case.id in ran]
-    found = deviations(expected, result.results)
-    for line in found:
-        print(f"deviates: {line}", file=sys.stderr)
-    return 1 if found else 0
-
-
-def _print(result: RunResult, *, skips: bool) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
-    from pvpmu.conformance.console import print_run  # noqa: PLC0415
-
-    print_run(result, Console(), skips=skips)
+    return wanted.give(result)
 
 
 def _opener(name: str, limit_s: float, design: Design | None) -> Callable[[], Target]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pvpmu.conformance.reports import story
 from pvpmu.conformance.verdict import CaseResult, RunResult, Verdict
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _COLOURS = {
     Verdict.PASS: "green",
@@ -21,6 +18,11 @@ _COLOURS = {
     Verdict.SKIP: "dim",
     Verdict.ERROR: "red",
 }
+
+
+def show(result: RunResult, *, skips: bool = False) -> None:
+    """Print it on standard output."""
+    print_run(result, Console(), skips=skips)
 
 
 def print_run(result: RunResult, console: Console, *, skips: bool = False) -> None:

@@ -71,9 +71,10 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that were run, in their usual order."""
-        ran = {result.path for result in self.results}
-        return tuple(path for path in PATHS if path in ran)
+        """The paths that were run, in their usual order; others after them."""
+        ran = dict.fromkeys(result.path for result in self.results)
+        usual = [path for path in PATHS if path in ran]
+        return (*usual, *(path for path in ran if path not in PATHS))
 
     @property
     def failed(self) -> bool:

@@ -175,8 +175,12 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send one message; raises :class:`PeerError` when the other side has gone."""
+        self.send_packet(encode(message))
+
+    def send_packet(self, packet: bytes) -> None:
+        """Send an encoded message, likewise."""
         try:
-            self._sock.send(encode(message))
+            self._sock.send(packet)
         except TimeoutError:
             raise PeerError(f"not taken within {self._sock.gettimeout()} s") from None
         except OSError as error:

@@ -195,6 +195,11 @@ def _problem(header: memoryview[int], held: int, size: int) -> str | None:
     return None
 
 
+def owner_lives(name: str) -> bool:
+    """Whether the process that made a segment still runs; the segment is complete."""
+    return _owner_lives(_SHM / name)
+
+
 def create_semaphore(name: str) -> posix_ipc.Semaphore:
     """Make a semaphore at 0; a leftover of the same name is replaced.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
 from pvpmu.cli import run
+from pvpmu.conformance.guests.broken import JOINED
+from pvpmu.conformance.guests.runner import KitHost
 from pvpmu.conformance.mutants import MUTANTS, catch, chosen, failures
 from pvpmu.conformance.mutation import Mutant, host_mutant, in_force
 from pvpmu.conformance.vector import Vector
 from pvpmu.host.pvpage import HostPage
 from pvpmu.shared.errors import UsageError
+
+INLINE = [mutant for mutant in MUTANTS if mutant not in JOINED]
 
 
 def test_there_are_enough_of_both_roles() -> None:
@@ -20,12 +25,25 @@ def test_there_are_enough_of_both_roles() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_vector_catches_it(mutant: Mutant, vectors: list[Vector]) -> None:
-    result = catch(mutant, vectors)
+@pytest.fixture(scope="module")
+def kit() -> Iterator[KitHost]:
+    with closing(KitHost()) as host:
+        yield host
+
+
+@pytest.mark.parametrize("mutant", INLINE, ids=lambda mutant: mutant.name)
+def test_a_vector_catches_it(mutant: Mutant, vectors: list[Vector], kit: KitHost) -> None:
+    result = catch(mutant, vectors, kit)
     assert not result.broken
     assert result.by, f"{mutant.name} survives: {mutant.mistake}"
-    assert failures([result]) == []
+    assert failures([result], kit) == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("mutant", JOINED, ids=lambda mutant: mutant.name)
+def test_a_case_of_the_guest_role_catches_it(mutant: Mutant, kit: KitHost) -> None:
+    result = catch(mutant, [], kit)
+    assert [result.by] == list(mutant.likely), f"{mutant.name}: {mutant.mistake}"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -36,17 +54,17 @@ def test_a_mistake_is_gone_after_its_run(mutant: Mutant) -> None:
     assert [vars(owner)[name] for owner, name, _ in mutant.patches] == before
 
 
-def test_a_mutant_that_no_vector_catches_survives(vectors: list[Vector]) -> None:
+def test_a_mutant_that_no_vector_catches_survives(vectors: list[Vector], kit: KitHost) -> None:
     (mutant,) = chosen(["sticky-status"])
     harmless = [vector for vector in vectors if vector.id == "ENUM-07"]
-    result = catch(mutant, harmless)
+    result = catch(mutant, harmless, kit)
     assert (result.by, result.tried) == ("", tuple(harmless))
 
 
 def test_the_command_prints_who_is_caught_by_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["conform", "selftest", "ack-*"]) == 0
     out = capsys.readouterr().out
-    assert "ack-elided           guest  caught by TURN-08 on page" in out
+    assert "ack-elided                 guest  caught by TURN-08 on page" in out
     assert out.endswith("4 mutants, 4 caught, 0 survive\n")
 
 
@@ -87,6 +105,14 @@ def test_a_mutant_that_raises_is_broken_and_neither_caught_nor_survives(
     assert captured.out.endswith("2 mutants, 1 caught, 0 survive, 1 broken\n")
     assert captured.err.startswith("broken is no mistake but broken: OVF-09 on page: op ")
     assert "Error: " in captured.err
+
+
+@pytest.mark.process
+def test_the_guest_without_a_mistake_passes_the_cases_that_caught_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["conform", "selftest", "joined-unprepared"]) == 0
+    assert "joined-unprepared          guest  caught by REG-6 on guest" in capsys.readouterr().out
 
 
 def test_an_unknown_mutant_is_refused() -> None:

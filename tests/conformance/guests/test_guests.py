@@ -1,0 +1,111 @@
+"""The kit as host of real guests: those of this project pass, broken ones fail by name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from pvpmu.conformance.verdict import Verdict
+
+from .conftest import Build, Play
+
+pytestmark = pytest.mark.process
+
+OWN_SESSIONS = (
+    "FEA-9/page", "FEA-6/auto", "DSC-3/no-page", "PMI-11/foreign", "CMT-7/handler",
+    "GEN-3/handler", "BND-7/encoding", "BND-11/exit",
+)  # fmt: skip
+
+
+@pytest.mark.rule("PMI-13", "CMT-7", "BND-10", "BND-11")
+def test_the_c_guest_passes_every_case(play: Play, build: Build) -> None:
+    results = play(build())
+    assert {id_: r for id_, r in results.items() if r.verdict is not Verdict.PASS} == {
+        "REG-10": results["REG-10"]
+    }
+    assert results["REG-10"].verdict is Verdict.SKIP
+
+
+@pytest.mark.rule("PMI-13", "CMT-7", "BND-10", "BND-11")
+def test_pvpmu_guest_passes(play: Play) -> None:
+    results = play("", *OWN_SESSIONS)
+    assert {id_: r for id_, r in results.items() if r.verdict is not Verdict.PASS} == {}
+
+
+class Broken(NamedTuple):
+    """``old`` is replaced by ``new``; ``case`` fails, and says ``actual``."""
+
+    case: str
+    old: str
+    new: str
+    actual: str
+
+
+MAP = "    close(file);\n    return (volatile char *)header"
+UNLINK = "    if (owned)\n        shm_unlink(mine);"
+BROKEN = {
+    "never looks whether its host lives": Broken(
+        "BND-11/exit",
+        "        if (poll(&socket, 1, 0) > 0)",
+        "        if (0 * poll(&socket, 1, 0))",
+        "still running after 2 s",
+    ),
+    "leaves its memory's name when its host dies": Broken(
+        "BND-11/handler",
+        UNLINK,
+        UNLINK.replace("owned", "owned && !host_gone"),
+        "left in /dev/shm: pvpmu.",
+    ),
+    "leaves its memory's name at its end": Broken(
+        "FEA-9/page",
+        "        host_has_gone();\n    leave();",
+        "        host_has_gone();",
+        "left in /dev/shm: pvpmu.",
+    ),
+    "takes a refused COMMIT for one that was done": Broken(
+        "CMT-7/program",
+        "    if (fault && g->page && g->page->rejected) {",
+        "    if ((fault = 0)) {",
+        "still running after 2 s",
+    ),
+    "takes any version of Welcome": Broken(
+        "BND-10/version", "if (n[0] != PVPMU_CONTROL_VERSION || n[1]", "if (n[1]", "status 0"
+    ),
+    "reads unsigned integers of msgpack only": Broken(
+        "BND-7/encoding", "0xd0, 0xd1, 0xd2, 0xd3,", "0xc1, 0xc1, 0xc1, 0xc1,", "status 1, 1 lines"
+    ),
+    "lets others read its memory": Broken(
+        "BND-3", "O_EXCL | O_CLOEXEC, 0600)", "O_EXCL | O_CLOEXEC, 0644)", "mode 0o644"
+    ),
+    "stores to turn words in RUNNING": Broken(
+        "OWN-8", "    if (p->live) { /* RUNNING", "    if (0) { /* RUNNING", "0x0"
+    ),
+    "never stores pmi_ack": Broken(
+        "PMI-8", "        p->pmi_ack = g->pmi_seen = seq;", "        g->pmi_seen = seq;", "0x0"
+    ),
+    "stores the value of a COMMIT": Broken(
+        "CMT-2",
+        "        if (bits)\n            pvpmu_release(p);",
+        "        if (bits)\n            pvpmu_release(p), *word = v;",
+        "0x300000001, was 0x7000000ff",
+    ),
+    "runs past overflows": Broken(
+        "BND-17/missed", "!(distance[i] -= n)", "(distance[i] -= n) == -70000ull", "70000 counts"
+    ),
+    "shrinks its memory": Broken(
+        "FEA-9/page",
+        MAP,
+        "    if (ftruncate(file, 0)) die(mine);\n" + MAP,
+        "code 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_broken_c_guest_fails_by_name(play: Play, build: Build, mistake: str) -> None:
+    case, old, new, actual = BROKEN[mistake]
+    result = play(build((old, new)), case, limit_s=2.0)[case]
+    assert result.verdict is Verdict.FAIL
+    assert result.failure is not None
+    assert actual in result.failure.actual
