@@ -3,7 +3,8 @@
 # make check  what every commit passes: format, lint, types
 # make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
-# make stress two million random operations on trap, page and oracle, and every broken machine
+# make stress two million random operations on trap, page and oracle, every broken machine, and
+#             pvpmu-guest under the kit's host
 # make model  check the page protocol by machine, in full; needs spin and gcc (docs/model)
 # make clean  remove what the above made
 
@@ -33,6 +34,7 @@ bench: $(INSTALLED)
 
 stress: $(INSTALLED)
 	$(BIN)/pvpmu conform selftest
+	$(BIN)/pvpmu conform guest
 	$(BIN)/pvpmu conform random --ops 2000000
 
 model:

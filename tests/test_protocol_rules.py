@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pvpmu.abi.words import PAGE_RULES
+from pvpmu.conformance.guests.cases import CASES
 
 ROOT = Path(__file__).parents[1]
 SPEC = (ROOT / "docs" / "protocol.md").read_text("utf-8")
@@ -78,6 +79,10 @@ def test_the_table_of_the_page_refers_to_rules_that_exist() -> None:
 def test_what_is_cited_exists() -> None:
     unknown = {rule: files for rule, files in cited().items() if rule not in defined()}
     assert unknown == {}
+
+
+def test_the_cases_of_the_guest_role_are_named_after_rules_that_exist() -> None:
+    assert {case.id.partition("/")[0] for case in CASES} <= set(defined())
 
 
 def test_every_rule_is_cited() -> None:

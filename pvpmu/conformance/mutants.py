@@ -74,7 +74,7 @@ def catch(mutant: Mutant, vectors: Sequence[Vector], host: KitHost) -> Caught:
             for result in results:
                 if result.verdict is Verdict.ERROR:
                     broken = f"{result.id} on {result.path}: {result.reason}"
-                    return Caught(mutant, "", "", tuple(tried), broken)
+                    return Caught(mutant, "", "", tuple(tried), broken=broken)
             for result in results:
                 if result.verdict is Verdict.FAIL:
                     return Caught(mutant, vector.id, result.path, tuple(tried))

@@ -12,6 +12,7 @@ import pytest
 
 from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.features import FEATURES
+from pvpmu.conformance.guests.cases import CASES
 from pvpmu.conformance.names import FIXED_NAMES, Shape
 from pvpmu.conformance.ops import AnyOp, tag_of
 from pvpmu.conformance.runner import Runner
@@ -69,3 +70,10 @@ def test_features_and_scope_are_those_of_the_kit() -> None:
         assert f"| {case.id} | {case.reason} |" in TEXT
     for each in catalogue.properties:
         assert f"| {each.id} | {each.why} |" in TEXT
+
+
+def test_every_case_of_the_guest_role_is_in_a_table() -> None:
+    section = TEXT.partition("## Testing a guest")[2].partition("\n## ")[0]
+    rows = "".join(line for line in section.splitlines() if line.startswith("| "))
+    named = set(re.findall(r"[A-Z]{2,3}-\d+", rows))
+    assert {case.id.partition("/")[0] for case in CASES} == named

@@ -90,9 +90,9 @@ class Session(Case):
     def offer_text(self) -> str:
         """What the offer has that is not usual."""
         changed = [
-            f"{each.name} = {getattr(self.offer, each.name)!r}"
-            for each in fields(Offer)
-            if getattr(self.offer, each.name) != getattr(_USUAL, each.name)
+            f"{name} = {value:#x}" if type(value) is int else f"{name} = {value}"
+            for name in (each.name for each in fields(Offer))
+            if (value := getattr(self.offer, name)) != getattr(_USUAL, name)
         ]
         return ", ".join(changed) or "the page, version 1, with FREEZE"
 

@@ -277,13 +277,11 @@ class _Served:
                 entry_semaphore.release()
         except posix_ipc.Error as error:
             # A guest can post until a semaphore is full.
-            self._fail(f"semaphores of vCPU {number}: {error}")
+            self._report.trouble = f"semaphores of vCPU {number}: {error}"
+            os.write(self._wake, b".")
         except Exception as error:  # noqa: BLE001 (ends this session only, and it says so)
-            self._fail(f"the kit's host: {type(error).__name__}: {error}")
-
-    def _fail(self, trouble: str) -> None:
-        self._report.trouble = trouble
-        os.write(self._wake, b".")
+            self._report.error = f"{type(error).__name__}: {error}"
+            os.write(self._wake, b".")
 
     def _exit(self, vcpu: WatchedVcpu) -> int:
         """Serve one exit; returns the bare round trips that follow it (FLOOR)."""

@@ -51,6 +51,9 @@ def of_session(session: Session, outcome: Outcome | None, limit_s: float) -> Jud
     if report is None:
         reason = "the kit's host ended in this session, by the guest's doing"
         return Judged(verdict=Verdict.ERROR, reason=reason, profile=profile)
+    if report.error:
+        reason = f"the kit's host: {report.error}"
+        return Judged(verdict=Verdict.ERROR, reason=reason, profile=profile)
     if outcome.cut:
         reason = f"ended by the kit: {', '.join(report.broken)} broken"
         return Judged(verdict=Verdict.SKIP, reason=reason, profile=profile)

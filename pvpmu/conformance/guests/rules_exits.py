@@ -8,7 +8,7 @@ from pvpmu.shared import exits
 from pvpmu.shared.exits import ExitReason
 
 _REASONS = frozenset(int(reason) for reason in ExitReason)
-_FLAGS = exits.NMI_BLOCKED | exits.RETIRED_USER | exits.RETIRED_KERNEL
+_FLAGS = exits.NMI_BLOCKED | exits.RETIRED_USER | exits.RETIRED_KERNEL | exits.INTERRUPTIBLE
 MAX_SKID = 65_536
 """Counts that a counter may be beyond its overflow when the guest exits."""
 

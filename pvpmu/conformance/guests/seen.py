@@ -93,7 +93,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Handler:
-    """An NMI handler: the VM-entry that started it, and its exits so far.
+    """An NMI handler: the VM-entry that started it, and its first exits.
 
     ``left``: status bits of that VM-entry that were set ever since.
     """

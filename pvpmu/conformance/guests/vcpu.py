@@ -22,7 +22,7 @@ from pvpmu.conformance.guests.seen import (
     Why,
     Words,
 )
-from pvpmu.host.pmi import deliverable
+from pvpmu.host.pmi import sends_nmis
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
@@ -46,6 +46,8 @@ _HOST_WORDS = tuple(
 )
 _NOWHERE = 0xFFFF_FFFF
 """An address without a register."""
+_KEPT = 256
+"""Exits of one handler that rules can look back at."""
 
 
 class WatchedVcpu(HostVcpu):
@@ -147,8 +149,8 @@ class WatchedVcpu(HostVcpu):
 
     @property
     def interrupts(self) -> bool:
-        """Whether a PMI raised now would be delivered."""
-        return deliverable(self.delivery.lvtpc)
+        """Whether a PMI raised now would be delivered as an NMI."""
+        return sends_nmis(self.delivery.lvtpc)
 
     @property
     def distances(self) -> list[tuple[int, int]]:
@@ -245,7 +247,7 @@ class WatchedVcpu(HostVcpu):
         )
         if reason == ExitReason.NMI_WINDOW:
             self._owes_window = False
-        if seen.handler is not None:
+        if seen.handler is not None and len(seen.handler.exits) < _KEPT:
             seen.handler.exits.append(seen)
         request_of = Request.decode(seen.value) if seen.writes(self._offer.address) else None
         if request_of is not None and request_of.address + page.PAGE_SIZE <= self.memory_bytes:

@@ -30,7 +30,8 @@ class Report:
     ``admitted``: the guest got its Welcome; ``refused``: why the kit turned it away. ``bye``: it
     said so. ``registered``: it used a page. ``fired``: how often the fault happened, and how many
     overflows came after the first time; ``died``: it ended the host. ``broken`` and ``occasions``
-    by rule. ``trouble``: what ended the session otherwise. ``last``: the last exit.
+    by rule. ``trouble``: what the guest did that ended the session; ``error``: what the kit did.
+    ``last``: the last exit.
     """
 
     admitted: bool = False
@@ -43,4 +44,5 @@ class Report:
     broken: dict[str, Failure] = field(default_factory=dict)
     occasions: dict[str, int] = field(default_factory=dict)
     trouble: str = ""
+    error: str = ""
     last: str = ""

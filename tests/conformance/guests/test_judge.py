@@ -97,6 +97,7 @@ def test_after_a_refused_commit_a_guest_may_end_or_go_on() -> None:
 def test_a_host_that_the_guest_broke_is_an_error() -> None:
     outcome = Outcome(status=0, errors="", left=(), report=None)
     assert judge.of_session(PLAIN, outcome, 2.0).verdict is Verdict.ERROR
+    assert judged(PLAIN, error="KeyError: 3").verdict is Verdict.ERROR
 
 
 def rule(name: str) -> RuleCase:
