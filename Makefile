@@ -3,6 +3,7 @@
 # make check  what every commit passes: format, lint, types
 # make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
+# make results  measure all designs and write docs/results.md with its drawings and tables
 # make stress two million random operations on trap, page and oracle, every broken machine, and
 #             pvpmu-guest under the kit's host
 # make model  check the page protocol by machine, in full; needs spin and gcc (docs/model)
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check generated bench stress model clean
+.PHONY: demo test check generated bench results stress model clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
@@ -31,6 +32,9 @@ generated: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json
+
+results: $(INSTALLED)
+	$(BIN)/pvpmu bench --scenario br_instr-trace --design all --runs 4 --report docs
 
 stress: $(INSTALLED)
 	$(BIN)/pvpmu conform selftest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from pvpmu import __version__
 from pvpmu.abi.c import c_header
+from pvpmu.bench.counted import Json
 from pvpmu.bench.document import document
-from pvpmu.bench.measure import BenchConfig, measure
+from pvpmu.bench.measure import BenchConfig, Progress, measure
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.conformance.cli import add_commands
@@ -22,6 +24,8 @@ from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.designcli import add_commands as add_design_commands
 from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
+from pvpmu.report.plan import Asked
+from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared import memory
 from pvpmu.shared.design import ALL, DRIVERS, design_names, designs_named
 from pvpmu.shared.errors import UsageError
@@ -120,6 +124,12 @@ def _parser() -> CommandParser:
         f"{_NO_CHARGE} (default: what the scenario says, mostly {_NO_CHARGE})",
     )
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
+    bench.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write results.html, .md and .json there, with plots and CSV files; counts and "
+        "measures more than the table needs (extra: report)",
+    )
     add_commands(commands)
     add_cost_commands(commands)
     add_sweep(commands, _DEFAULT_DESIGNS)
@@ -163,6 +173,9 @@ def _bench(args: argparse.Namespace) -> int:
     designs = designs_named(args.design or _DEFAULT_DESIGNS)
     models = models_named(args.cost or [DEFAULT_COST])
     target = None if args.json is None or args.json == "-" else writable(Path(args.json))
+    if args.report is not None:
+        needs_extra()
+        folder_for(Path(args.report))
     config = BenchConfig(
         scenario=scenario,
         designs=designs,
@@ -178,7 +191,9 @@ def _bench(args: argparse.Namespace) -> int:
     reference = load_reference(scenario.reference)
     with progress_on(Console(stderr=True)) as progress:
         measured = measure(config, progress)
-    result = document(config, measured, models, reference)
+        result = document(config, measured, models, reference)
+        if args.report is not None:
+            _report(args, config, result, progress)
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)
@@ -201,6 +216,26 @@ def _charge(asked: str | None, scenario: Scenario) -> CostModel | None:
         return model_named(scenario.charge)
     except UsageError as error:
         raise UsageError(f"scenario {scenario.name}: field charge: {error}") from None
+
+
+def _report(
+    args: argparse.Namespace, config: BenchConfig, result: Json, progress: Progress
+) -> None:
+    from pvpmu.report.collect import gather  # noqa: PLC0415
+
+    path = Path(args.report)
+    asked = Asked(
+        name=args.scenario,
+        scenario=config.scenario,
+        designs=args.design or _DEFAULT_DESIGNS,
+        costs=args.cost or [DEFAULT_COST],
+        seed=args.seed,
+        driver=args.driver,
+    )
+    command = shlex.join(["pvpmu", *args.argv])
+    evidence = gather(asked, config, result, command, folder_for(path), progress)
+    for written in write_report(path, evidence):
+        print(f"wrote {written}", file=sys.stderr)
 
 
 def _registers(args: argparse.Namespace) -> int:

@@ -11,21 +11,29 @@ from pvpmu.cost.model import CostModel, Json
 from pvpmu.cost.prediction import Workload, predict
 from pvpmu.guest.machine import RunJob
 from pvpmu.guest.scenario import Scenario, load_scenario, run_seed
-from pvpmu.shared.costs import work_of
+from pvpmu.shared.costs import Costs, work_of
 from pvpmu.shared.design import Design, GuestDesign
 
 
 def count_inline(
-    scenario: Scenario, design: Design, guest: GuestDesign, *, seed: int, vcpus: int
+    scenario: Scenario,
+    design: Design,
+    guest: GuestDesign,
+    *,
+    seed: int,
+    vcpus: int,
+    charge: Costs | None = None,
 ) -> Totals:
     """Count one recorded run inline, as the first run of ``pvpmu bench`` would.
 
-    ``guest``: the guest's side, which need not be the design's own.
+    ``guest``: the guest's side, which need not be the design's own. ``charge``: what is charged to
+    the guest clock, whole ns.
     """
     load = scenario.host_load
     vm = InlineVm(VmConfig(design=design, cpuid=scenario.cpuid, vcpus=vcpus, load=load))
     jobs = [
-        RunJob(scenario, run_seed(seed, 0, vcpu), record=True, guest=guest) for vcpu in range(vcpus)
+        RunJob(scenario, run_seed(seed, 0, vcpu), record=True, charge=charge, guest=guest)
+        for vcpu in range(vcpus)
     ]
     totals = Totals()
     for report, stats in zip(vm.run(jobs), vm.stats(), strict=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
+from pvpmu.shared.design import ALL
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
 
@@ -37,7 +38,7 @@ def add_command(commands: Any, designs: Sequence[str]) -> None:  # argparse hide
     sweep.add_argument("--grid", metavar="FILE", help="a grid as a TOML file; options replace it")
     for name, what in (
         ("scenario", "scenarios, names or TOML files (br_instr)"),
-        ("design", f"designs ({' '.join(designs)})"),
+        ("design", f"designs, names, TOML files, or {ALL} ({' '.join(designs)})"),
         ("cost", f"cost models, names, families or files (the first one of {DEFAULT_COST})"),
     ):
         sweep.add_argument(

@@ -1,7 +1,7 @@
 """The grid of a sweep: axes from text, its points in order, and the digest that tells grids apart.
 
 Pure. **Invariant**: points that differ in costs alone are neighbours, so that one simulation
-serves them all.
+serves them all where nothing is charged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 from msgspec import inspect
 
 from pvpmu import __version__
+from pvpmu.guest.runner import refuse_script
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import MAX_VCPUS
 from pvpmu.sweep.parameters import Bases, Resolved, Value, resolve, type_of
 
 SCHEMA = "pvpmu-sweep/1"
@@ -73,12 +73,17 @@ class Grid:
             for values in itertools.product(*(self.axes[name] for name in inner))
         ]
         runs = itertools.product(*(self.axes[name] for name in outer))
-        for number, values in enumerate(runs):
+        first = 0
+        for values in runs:
             run = dict(zip(outer, values, strict=True))
             points = [{**run, **cost} for cost in costs]
-            resolved = [resolve(point, self.bases) for point in points]
-            _check(resolved[0])
-            yield Block(number * len(costs), points, resolved)
+            # What is charged changes what happens: each cost has a simulation of its own.
+            apart = run.get("charge", False)
+            for together in [[point] for point in points] if apart else [points]:
+                resolved = [resolve(point, self.bases) for point in together]
+                _check(resolved[0])
+                yield Block(first, together, resolved)
+                first += len(together)
 
 
 def is_cost(name: str) -> bool:
@@ -135,8 +140,8 @@ def text_of(value: Value) -> str:
 
 def _check(resolved: Resolved) -> None:
     """Refuse now what a run would refuse later."""
-    if not 1 <= resolved.vcpus <= MAX_VCPUS:
-        raise UsageError(f"vcpus = {resolved.vcpus} is outside 1..{MAX_VCPUS}")
+    if resolved.charge is not None:
+        refuse_script(resolved.scenario)
     resolved.scenario.configs(resolved.scenario.cpuid)
 
 

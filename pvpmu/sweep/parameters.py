@@ -34,10 +34,11 @@ WHOLE: dict[str, inspect.Type] = {
     "events": inspect.IntType(),
     "frequency": inspect.IntType(),
     "seed": inspect.IntType(),
-    "vcpus": inspect.IntType(),
+    "charge": inspect.BoolType(),
 }
 """Parameters that are no field: data files by name or path, ``events`` (how many are opened),
-``frequency`` (of each sampled event, in Hz), the seed, and vCPUs per VM."""
+``frequency`` (of each sampled event, in Hz), the seed, and whether the costs are charged to the
+guest clock."""
 
 _SCALARS = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrType,
             inspect.LiteralType)  # fmt: skip
@@ -45,22 +46,26 @@ _SCALARS = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrTyp
 
 @dataclass(frozen=True, slots=True)
 class Bases:
-    """What data files hold, by the name they were asked for, before parameters change it."""
+    """What data files hold, by the name in them, before parameters change it.
+
+    ``charges``: the cost models that scenarios charge unless asked otherwise, by what they call it.
+    """
 
     scenarios: Mapping[str, Scenario]
     designs: Mapping[str, Design]
     costs: Mapping[str, CostModel]
+    charges: Mapping[str, CostModel]
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """One point with its parameters applied."""
+    """One point with its parameters applied. ``charge``: what is charged to the guest clock."""
 
     scenario: Scenario
     design: Design
     cost: CostModel
     seed: int
-    vcpus: int
+    charge: Costs | None
 
 
 def type_of(name: str) -> inspect.Type:
@@ -97,12 +102,16 @@ def resolve(point: Mapping[str, Value], bases: Bases) -> Resolved:
         scenario = with_events(scenario, int(point["events"]))
     if "frequency" in point:
         scenario = with_frequency(scenario, int(point["frequency"]))
+    cost = _costing(bases.costs[str(point["cost"])], point)
+    charged = bases.charges.get(scenario.charge)
+    if "charge" in point:
+        charged = cost if point["charge"] else None
     return Resolved(
         scenario=scenario,
         design=_changed(bases.designs[str(point["design"])], Design, "design", point),
-        cost=_costing(bases.costs[str(point["cost"])], point),
+        cost=cost,
         seed=int(point["seed"]),
-        vcpus=int(point["vcpus"]),
+        charge=None if charged is None else charged.costs.rounded(),
     )
 
 

@@ -8,18 +8,22 @@ from pvpmu import __version__
 from pvpmu.bench.counterpart import count_inline
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.scenario import Scenario
+from pvpmu.shared.costs import Costs
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to simulate. ``version``: of the pvpmu that asks."""
+    """What to simulate, on as many vCPUs as the scenario has.
+
+    ``charge``: what is charged to the guest clock, whole ns. ``version``: of who asks.
+    """
 
     scenario: Scenario
     design: Design
     seed: int
-    vcpus: int
+    charge: Costs | None = None
     version: str = __version__
 
 
@@ -30,5 +34,12 @@ def simulate(task: Task) -> Totals:
     """
     if task.version != __version__:
         raise PeerError(f"a worker has pvpmu {__version__}, expected {task.version}")
-    design = task.design
-    return count_inline(task.scenario, design, design.guest, seed=task.seed, vcpus=task.vcpus)
+    design, scenario = task.design, task.scenario
+    return count_inline(
+        scenario,
+        design,
+        design.guest,
+        seed=task.seed,
+        vcpus=scenario.vcpus,
+        charge=task.charge,
+    )

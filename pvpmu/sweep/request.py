@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvpmu.cost.shelf import DEFAULT, models_named
-from pvpmu.guest.scenario import load_scenario
+from pvpmu.cost.shelf import DEFAULT, model_named, models_named
+from pvpmu.guest.scenario import Scenario, load_scenario
 from pvpmu.shared.datafile import load_toml
-from pvpmu.shared.design import design_named
+from pvpmu.shared.design import designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.sweep.grid import Axes, Grid, checked, parse_axis, parse_values
+from pvpmu.sweep.grid import Axes, Grid, checked, parse_axis, parse_values, text_of
 from pvpmu.sweep.parameters import Bases, Value
 
 _FILES = ("scenario", "design", "cost")
@@ -73,6 +73,19 @@ def command_axes(
     return axes
 
 
+def command_of(axes: Axes, output: str) -> list[str]:
+    """The command line of a sweep with these axes; :func:`command_axes` reads it back."""
+    command = ["pvpmu", "sweep", "--output", output]
+    for name in _FILES:
+        for value in axes.get(name, ()):
+            command += [f"--{name}", text_of(value)]
+    for name, values in axes.items():
+        if name not in _FILES:
+            option = "--set" if len(values) == 1 else "--vary"
+            command += [option, f"{name}={','.join(map(text_of, values))}"]
+    return command
+
+
 def make_grid(axes: Axes, designs: Sequence[str]) -> Grid:
     """The grid of ``axes`` and defaults for what they lack (``designs``), with its data files.
 
@@ -82,23 +95,36 @@ def make_grid(axes: Axes, designs: Sequence[str]) -> Grid:
         "scenario": ("br_instr",),
         "design": tuple(designs),
         "seed": (1,),
-        "vcpus": (1,),
         "cost": (models_named([DEFAULT])[0].name,),
     }
     axes = {**defaults, **axes}
-    models = {model.name: model for model in models_named(map(str, axes["cost"]))}
-    axes = checked({**axes, "cost": tuple(models)})
-    grid = Grid(
-        axes,
-        Bases(
-            {name: load_scenario(name) for name in map(str, axes["scenario"])},
-            {name: design_named(name) for name in map(str, axes["design"])},
-            models,
-        ),
+    scenarios = _scenarios(map(str, axes["scenario"]))
+    charged = {scenario.charge for scenario in scenarios.values() if scenario.charge}
+    bases = Bases(
+        scenarios,
+        {design.name: design for design in designs_named(map(str, axes["design"]))},
+        {model.name: model for model in models_named(map(str, axes["cost"]))},
+        {name: model_named(name) for name in sorted(charged)},
     )
+    # Rows have the names that data files give themselves.
+    names = {
+        "scenario": tuple(bases.scenarios),
+        "design": tuple(bases.designs),
+        "cost": tuple(bases.costs),
+    }
+    grid = Grid(checked({**axes, **names}), bases)
     for _ in grid.blocks():
         pass  # Each point is made once here, so that none is refused in the middle.
     return grid
+
+
+def _scenarios(given: Iterable[str]) -> dict[str, Scenario]:
+    found: dict[str, Scenario] = {}
+    for name in given:
+        scenario = load_scenario(name)
+        if found.setdefault(scenario.name, scenario) != scenario:
+            raise UsageError(f"two scenarios are called {scenario.name!r}")
+    return found
 
 
 def _add(axes: dict[str, tuple[Value, ...]], name: str, values: tuple[Value, ...]) -> None:

@@ -53,7 +53,7 @@ def _missing(grid: Grid, rows: int) -> Iterator[Block]:
 
 def _task(block: Block) -> Task:
     first = block.resolved[0]
-    return Task(first.scenario, first.design, first.seed, first.vcpus)
+    return Task(first.scenario, first.design, first.seed, first.charge)
 
 
 def _rows(block: Block, totals: Totals, skip: int) -> Iterator[list[object]]:

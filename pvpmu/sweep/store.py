@@ -32,7 +32,7 @@ class SweepFile:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for cells in rows:
-            writer.writerow([self.rows, *("" if cell is None else cell for cell in cells)])
+            writer.writerow([self.rows, *map(_text, cells)])
             self.rows += 1
         _write(self._fd, text.getvalue().encode())
 
@@ -70,6 +70,12 @@ def open_file(
         yield SweepFile(fd, rows)
     finally:
         os.close(fd)
+
+
+def _text(cell: object) -> object:
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return "" if cell is None else cell
 
 
 def _rows(path: Path, content: bytes, mark: str, names: str) -> int | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import pvpmu.cli
 from pvpmu.shared.errors import UsageError
 from pvpmu.sweep.grid import Grid, parse_axis
-from pvpmu.sweep.request import axes_of, load_request, make_grid
+from pvpmu.sweep.request import axes_of, command_axes, command_of, load_request, make_grid
 
 from .conftest import SETTINGS, axes, grid_of
 
@@ -168,3 +169,13 @@ def test_a_malformed_grid_file_is_one_line(
         axes_of(load_request(path))
     for word in says:
         assert word in str(refused.value)
+
+
+def test_a_grid_as_a_command_line_is_read_back() -> None:
+    given = axes("events=1,2", "design.is_paused=false,true", "cost.exit_ns=1.5,2")
+    command = command_of({**given, "seed": (7,)}, "out.csv")
+    assert command[:4] == ["pvpmu", "sweep", "--output", "out.csv"]
+    parsed = pvpmu.cli._parser().parse_args(command[1:])
+    files = {name: getattr(parsed, name) for name in ("scenario", "design", "cost")}
+    again = command_axes(files, parsed.set, parsed.vary)
+    assert again == {**given, "seed": (7,)}

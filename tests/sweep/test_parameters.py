@@ -32,7 +32,7 @@ def only(*settings: str) -> Resolved:
         ("design.is_paused=true", "design.is_paused", True),
         ("cost.exit_ns=1e3", "cost.costs.exit_ns", 1000.0),
         ("seed=-4", "seed", -4),
-        ("vcpus=3", "vcpus", 3),
+        ("scenario.vcpus=3", "scenario.vcpus", 3),
     ],
 )
 def test_a_field_of_scenario_design_or_cost_is_set_by_its_path(
@@ -110,7 +110,7 @@ def test_an_unknown_parameter_is_answered_with_those_that_exist(name: str, says:
         ("scenario.workload.per_second.colours=1", "unknown event 'colours'"),
         ("scenario.gp=9", "9"),
         ("cost.exit_ns=-1", "cost.exit_ns = -1 ns is outside 0..1000000000 ns"),
-        ("vcpus=0", "vcpus = 0 is outside 1..1024"),
+        ("scenario.vcpus=0", "vcpus 0 is outside 1..1024"),
         ("events=0", "events = 0 is outside 1..64"),
         ("frequency=10001", "frequency = 10001 Hz is outside 1..10000"),
     ],

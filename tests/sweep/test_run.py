@@ -15,14 +15,16 @@ from pvpmu.bench.measure import BenchConfig, measure
 from pvpmu.cost.shelf import models_named
 from pvpmu.guest.scenario import load_scenario
 from pvpmu.shared.design import design_named
-from pvpmu.shared.errors import PeerError
+from pvpmu.shared.errors import PeerError, UsageError
 from pvpmu.sweep.engine import Engine
 from pvpmu.sweep.grid import Grid
 from pvpmu.sweep.point import Task, simulate
+from pvpmu.sweep.read import read_rows
+from pvpmu.sweep.request import command_axes, make_grid
 from pvpmu.sweep.run import run_sweep
 from pvpmu.sweep.store import open_file
 
-from .conftest import Inline, grid_of, header_columns, written
+from .conftest import SETTINGS, Inline, grid_of, header_columns, written
 
 
 def rows(content: bytes) -> list[dict[str, str]]:
@@ -70,12 +72,12 @@ def test_a_point_counts_what_bench_counts() -> None:
     )
     models = models_named(["icx-2021-2p"])
     benched = document(config, measure(config, lambda _share, _label: None), models, None)
-    settings = ("scenario.duration_us=20000", "seed=4", "vcpus=2")
+    settings = ("scenario.duration_us=20000", "seed=4", "scenario.vcpus=2")
     grid = grid_of(settings=settings)
     swept = {}
     for block in grid.blocks():
         (resolved,) = block.resolved
-        task = Task(resolved.scenario, resolved.design, resolved.seed, resolved.vcpus)
+        task = Task(resolved.scenario, resolved.design, resolved.seed)
         swept[resolved.design.name] = simulate(task)
     for entry in benched["designs"]:
         totals = swept[entry["name"]]
@@ -114,7 +116,7 @@ def test_all_work_counts_in_the_share_of_time(whole: bytes) -> None:
 def test_a_worker_of_another_version_is_refused() -> None:
     (block, *_) = grid_of().blocks()
     first = block.resolved[0]
-    task = Task(first.scenario, first.design, first.seed, first.vcpus, version="0")
+    task = Task(first.scenario, first.design, first.seed, version="0")
     with pytest.raises(PeerError, match="expected 0"):
         simulate(task)
 
@@ -141,3 +143,42 @@ def test_a_lost_simulation_ends_the_sweep_and_keeps_what_came_before(
         run_sweep(grid, file, engine, lambda _: None)
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: 3 + 4])
     assert written(grid, path) == whole
+
+
+def test_a_file_read_back_has_numbers_texts_and_nothing(grid: Grid, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    written(grid, path)
+    rows = read_rows(path)
+    assert [row["point"] for row in rows] == list(range(8))
+    assert rows[0]["design"] == "trap"
+    assert rows[0]["cost.exit_ns"] == 1300.0
+    assert rows[0]["exits_per_rotation"] is None
+    assert isinstance(rows[0]["samples_digest"], str)
+    assert isinstance(rows[0]["total_ns"], float)
+
+
+def test_costs_that_are_charged_are_simulated_each_for_itself(tmp_path: Path) -> None:
+    executor = Inline()
+    grid = grid_of("cost.exit_ns=0,200000", settings=(*SETTINGS, "charge=true"), designs=("trap",))
+    written(grid, tmp_path / "out.csv", executor)
+    free, dear = read_rows(tmp_path / "out.csv")
+    assert executor.submitted == 2
+    assert free["charged_ns"] < dear["charged_ns"]  # type: ignore[operator]
+    assert free["samples"] > dear["samples"]  # type: ignore[operator]
+
+
+def test_a_script_cannot_be_charged() -> None:
+    with pytest.raises(UsageError, match="is a script"):
+        make_grid(command_axes({"scenario": ["br_instr-trace"]}, ["charge=true"], []), ("trap",))
+
+
+@pytest.mark.parametrize(("settings", "charged"), [((), True), (("charge=false",), False)])
+def test_a_scenario_charges_what_it_says_unless_asked_otherwise(
+    tmp_path: Path, settings: tuple[str, ...], charged: bool
+) -> None:
+    given = command_axes(
+        {"scenario": ["throttled"], "design": ["page"]}, (*SETTINGS[:1], *settings), []
+    )
+    written(make_grid(given, ()), tmp_path / "out.csv")
+    (row,) = read_rows(tmp_path / "out.csv")
+    assert (row["charged_ns"] != 0) == charged

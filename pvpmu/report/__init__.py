@@ -1,0 +1,1 @@
+"""The evidence of a measurement as pages: tables, plots, statistics, commands to repeat it."""
