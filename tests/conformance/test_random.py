@@ -17,7 +17,7 @@ from pvpmu.conformance import fuzz, oracle, race, replay
 from pvpmu.conformance.inline import InlineTarget
 from pvpmu.conformance.lockstep import compare, expected_trace
 from pvpmu.conformance.oracle import EVENTS, Oracle, Seen
-from pvpmu.conformance.program import GUARD, Author, Player, Program
+from pvpmu.conformance.program import GUARD, OF_PAGE, UNSEEN, Author, Player, Program
 from pvpmu.conformance.shrink import shrink
 from pvpmu.conformance.vector import PATHS, PROFILES, parse_vectors
 from pvpmu.conformance.verdict import Verdict
@@ -262,18 +262,24 @@ class LockStep(RuleBasedStateMachine):
             target.reset(config | {"freeze": path == "page+freeze"})
             if path != "trap":
                 _ask(target, "register")
-            self.machines[path] = self._asking(target)
+            self.machines[path] = self._asking(target, path)
         self.do("wr", msr=oracle.LVTPC, value=0x400)
 
     @staticmethod
-    def _asking(target: InlineTarget) -> Callable[..., Seen]:
+    def _asking(target: InlineTarget, path: str) -> Callable[..., Seen]:
         def do(name: str, fields: Any, on_nmi: Callable[[], None]) -> Seen:
+            if name in OF_PAGE and path == "trap":
+                return oracle.DONE
+            if name == "restore":
+                target.op("save", 0, {"name": "moved"}, lambda _: on_nmi())
             reply = target.op(name, 0, fields, lambda _: on_nmi())
+            if name in UNSEEN:
+                return oracle.DONE
             return reply.value, reply.fault, reply.refused
 
         return do
 
-    def do(self, name: str, **fields: Any) -> None:
+    def do(self, name: str, /, **fields: Any) -> None:
         seen = {who: self._one(who, name, fields) for who in self.machines}
         for who in PATHS:
             assert seen[who] == seen["oracle"], f"{who}: {name} {fields}"
@@ -316,6 +322,19 @@ class LockStep(RuleBasedStateMachine):
     def set_from_outside(self, address: int, value: int) -> None:
         if address != oracle.CAPS:
             self.do("host_set", msr=address, value=value)
+
+    @rule(vector=st.sampled_from([0x20, 0x40, 0xFE]), flag=st.booleans())
+    def interrupt_by_vector(self, vector: int, flag: bool) -> None:
+        self.do("wr", msr=oracle.LVTPC, value=vector)
+        self.do("iflag", value=flag)
+
+    @rule(fresh=st.booleans())
+    def migrate(self, fresh: bool) -> None:
+        self.do("restore", name="moved", fresh=fresh)
+
+    @rule(name=st.sampled_from(["register", "unregister", "sync", "move", "preempt"]))
+    def do_what_a_guest_does_not_see(self, name: str) -> None:
+        self.do(name, times=1)
 
     @invariant()
     def all_read_the_same(self) -> None:
