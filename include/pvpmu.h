@@ -128,7 +128,7 @@
 #define PVPMU_MODE_KERNEL UINT64_C(2)
 #define PVPMU_KINDS UINT64_C(7) /* number of event kinds */
 
-/* Exit reasons: VMX basic exit reasons, and two of this project */
+/* Exit reasons: VMX basic exit reasons, and some of this project */
 #define PVPMU_EXIT_EXCEPTION_NMI UINT64_C(0)
 #define PVPMU_EXIT_EXTERNAL_INTERRUPT UINT64_C(1)
 #define PVPMU_EXIT_INTERRUPT_WINDOW UINT64_C(7)
@@ -140,6 +140,10 @@
 #define PVPMU_EXIT_MSR_WRITE UINT64_C(0x20)
 #define PVPMU_EXIT_FLOOR UINT64_C(0x80)
 #define PVPMU_EXIT_CONTROL UINT64_C(0x81)
+#define PVPMU_EXIT_PASSED_READ UINT64_C(0x82)
+#define PVPMU_EXIT_PASSED_WRITE UINT64_C(0x83)
+#define PVPMU_EXIT_PASSED_RDPMC UINT64_C(0x84)
+#define PVPMU_EXIT_OVERFLOW UINT64_C(0x85)
 
 /* Requests of a CONTROL exit */
 #define PVPMU_CONTROL_RESET UINT64_C(0)
@@ -302,7 +306,8 @@ struct pvpmu_exit_slot {
     uint64_t result_high; /* host: CPUID: ECX 31:0, EDX 63:32 */
     uint64_t live_version; /* host: changes whenever the live entries do */
     uint64_t live_count; /* host: number of live entries */
-    uint64_t reserved_0xe8[3];
+    uint64_t passed; /* host: accesses that do not exit: counters as in GLOBAL_CTRL, then flags */
+    uint64_t reserved_0xf0[2];
     /* host: for each counter that counts in the guest: descriptor, distance to overflow */
     uint64_t live[38];
     uint64_t reserved_0x230[2];
@@ -311,7 +316,8 @@ struct pvpmu_exit_slot {
     uint64_t work_locks; /* host: perf context locks taken */
     uint64_t work_placements; /* host: events placed on hardware counters */
     uint64_t work_local_reads; /* host: reads of a counter without perf */
-    uint64_t tail[51];
+    uint64_t work_switches; /* host: times the guest's PMU was put and loaded */
+    uint64_t tail[50];
 };
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, request) == 0x0, "request");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->request) == 0x8, "request");
@@ -339,8 +345,10 @@ PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, live_version) == 0xd8, "liv
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->live_version) == 0x8, "live_version");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, live_count) == 0xe0, "live_count");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->live_count) == 0x8, "live_count");
-PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0xe8) == 0xe8, "reserved_0xe8");
-PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0xe8) == 0x18, "reserved_0xe8");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, passed) == 0xe8, "passed");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->passed) == 0x8, "passed");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0xf0) == 0xf0, "reserved_0xf0");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0xf0) == 0x10, "reserved_0xf0");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, live) == 0x100, "live");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->live) == 0x130, "live");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0x230) == 0x230, "reserved_0x230");
@@ -355,8 +363,10 @@ PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_placements) == 0x258, 
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_placements) == 0x8, "work_placements");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_local_reads) == 0x260, "work_local_reads");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_local_reads) == 0x8, "work_local_reads");
-PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x268, "tail");
-PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x198, "tail");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, work_switches) == 0x268, "work_switches");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->work_switches) == 0x8, "work_switches");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, tail) == 0x270, "tail");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->tail) == 0x190, "tail");
 PVPMU_STATIC_ASSERT(sizeof(struct pvpmu_exit_slot) == 0x400, "pvpmu_exit_slot");
 
 struct pvpmu_segment {

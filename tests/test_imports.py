@@ -16,9 +16,9 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 PURE = (
     "guest/pmu.py", "guest/perf.py", "guest/perf_event.py", "guest/perf_context.py",
     "guest/msr.py", "guest/pvpage.py", "guest/workload.py", "guest/accuracy.py", "guest/timers.py",
-    "guest/meter.py", "guest/rate_limit.py",
+    "guest/meter.py", "guest/rate_limit.py", "guest/passing.py",
     "host/hardware.py", "host/perf.py", "host/hostevents.py", "host/pmc.py", "host/counters.py",
-    "host/filter.py", "host/vpmu.py", "host/pmi.py",
+    "host/filter.py", "host/vpmu.py", "host/pmi.py", "host/mediated.py",
     "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
     "host/stats.py", "host/vcpu.py",
     "trace/names.py", "trace/counts.py", "trace/tables.py", "trace/tokens.py",

@@ -124,7 +124,7 @@ def c_header() -> str:
         *_section("MSR addresses", _addresses()),
         *_section("Register bits", _REGISTER_BITS),
         *_section("Exit slot", _SLOT),
-        *_enum("Exit reasons: VMX basic exit reasons, and two of this project", "PVPMU_EXIT",
+        *_enum("Exit reasons: VMX basic exit reasons, and some of this project", "PVPMU_EXIT",
                exits.ExitReason),
         *_enum("Requests of a CONTROL exit", "PVPMU_CONTROL", exits.Control),
         *_section("Event kinds: index of retired counts", _kinds()),

@@ -45,12 +45,17 @@ def outcomes(config: BenchConfig, measured: Measured, designs: list[Json]) -> Js
 
 def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> list[_Check]:
     scenario, charge = config.scenario, config.charge
-    equivalent = {design.name for design in config.designs if design.equivalent}
+    competes = bool(scenario.host_load.events)
+    # Whose PMU no event of the host competes for, counts what others cannot.
+    equivalent = {
+        design.name
+        for design in config.designs
+        if design.equivalent and not (competes and design.vpmu == "mediated")
+    }
     alike = [entry for entry in designs if entry["name"] in equivalent]
     every = list(measured.totals.values())
     # The others say what they change; what it comes to is in the table.
     true = [totals for name, totals in measured.totals.items() if name in equivalent]
-    competes = bool(scenario.host_load.events)
     out_of_step = _out_of_step(config, len(alike))
 
     def same(key: str) -> bool:

@@ -29,6 +29,7 @@ def competition(scenario: Scenario, totals: Totals) -> Json:
                 "period": event.period,
                 **{key: did[key] for key in ("samples", "count")},
                 "running_share": round(did["running"] / did["cycles"], 6) if did["cycles"] else 0.0,
+                "refused": bool(did["refused"]),
             }
             for event, did in zip(scenario.host_load.events, totals.host_events, strict=True)
         ],
@@ -67,7 +68,11 @@ def competition_rows(result: Json) -> Iterator[Row]:
 
 
 def _of_event(number: int, key: str, form: str) -> Value:
-    return lambda design: form.format(design["host_events"][number][key])
+    def value(design: Json) -> str:
+        event = design["host_events"][number]
+        return "refused" if event["refused"] else form.format(event[key])
+
+    return value
 
 
 def _refused(design: Json) -> str:

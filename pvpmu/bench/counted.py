@@ -7,12 +7,21 @@ from typing import Any
 
 from pvpmu.bench.charged import overhead_percent
 from pvpmu.bench.competition import competition
+from pvpmu.bench.switches import switches
 from pvpmu.bench.totals import Totals
 from pvpmu.cost.model import CostModel
 from pvpmu.guest.scenario import Scenario
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.registers import BY_ADDRESS
-from pvpmu.shared.tally import CALL_KINDS, LOCAL_READS, PLACEMENTS, PLACES, REDUNDANT, locks
+from pvpmu.shared.tally import (
+    CALL_KINDS,
+    LOCAL_READS,
+    PLACEMENTS,
+    PLACES,
+    PMU_SWITCHES,
+    REDUNDANT,
+    locks,
+)
 
 Json = dict[str, Any]
 
@@ -22,7 +31,7 @@ _TRACE_OPS = {"wrmsr": "msr_write", "rdmsr": "msr_read"}
 def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> Json:
     """The fields of a design in ``docs/bench-json.md`` that are counted or modelled."""
     guest = totals.guest
-    nmis = totals.exits[ExitReason.EXCEPTION_NMI]
+    nmis = _pmi_exits(totals)
     real = sum(totals.operations[kind].count for kind in ("pmi", "pmi_disabled"))
     names = scenario.labels
     pmu_exits = _pmu_exits(totals)
@@ -66,6 +75,7 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
         "placements_by": _by_place(totals, PLACEMENTS),
         "local_reads": sum(tally[LOCAL_READS] for tally in totals.tallies),
         "local_reads_by": _by_place(totals, LOCAL_READS),
+        **switches(totals),
         "samples": guest["samples"],
         "throttles": guest["throttles"],
         "rate_lowered": guest["lowered"],
@@ -93,6 +103,13 @@ def counted(scenario: Scenario, totals: Totals, models: Iterable[CostModel]) -> 
             for model in models
         },
     }
+
+
+def _pmi_exits(totals: Totals) -> int:
+    """EXCEPTION_NMI exits; where the guest's PMU is switched, a PMI is an EXTERNAL_INTERRUPT."""
+    by_vector = any(tally[PMU_SWITCHES] for tally in totals.tallies)
+    interrupts = totals.exits[ExitReason.EXTERNAL_INTERRUPT] if by_vector else 0
+    return totals.exits[ExitReason.EXCEPTION_NMI] + interrupts
 
 
 def _msr_rows(totals: Totals) -> list[Json]:

@@ -16,6 +16,7 @@ from pvpmu.bench.counterpart import predictions
 from pvpmu.bench.environment import environment
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
+from pvpmu.bench.switches import given_switches
 from pvpmu.bench.totals import Totals
 from pvpmu.cost.model import CostModel, parts_of
 from pvpmu.cost.sensitivity import POINTS, sensitivity
@@ -63,7 +64,9 @@ def document(
     }
     (baseline,) = (design for design in designs if design["name"] == result["baseline"])
     for design in designs:
-        design["exit_mix"] = exit_mix(design, baseline, result["background"])
+        given = result["background"]
+        design["exit_mix"] = exit_mix(design, baseline, given)
+        design["given_switches"] = given_switches(config.scenario, design, given, models)
     return {**result, **outcomes(config, measured, designs)}
 
 
@@ -78,11 +81,14 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
         "equivalent": design.equivalent,
         "differences": list(design.differences),
         "leaves_out": list(design.leaves_out),
+        "wall_valid": _wall_valid(design),
         **counted(config.scenario, totals, models),
         "handler_ns": totals.handler.summary(),
         "handler_buckets": totals.handler.buckets(),
         "handler_p50s": totals.handler_p50s,
-        "handler_to_baseline": _against(totals, measured.totals[_baseline(config)]),
+        "handler_to_baseline": _against(totals, measured.totals[_baseline(config)])
+        if _wall_valid(design)
+        else None,
         "timer_ns": totals.timer_ns,
         "accesses_per_s": round(statistics.median(totals.access_rates)),
         "ratios": _ratios(latency),
@@ -94,6 +100,11 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
     }
 
 
+def _wall_valid(design: Design) -> bool:
+    """Whether wall-clock figures mean anything: not where accesses cross that need not exit."""
+    return design.vpmu == "emulated"
+
+
 def _axes(design: Design) -> Json:
     """What tells a design from others, for tables by axis."""
     return {
@@ -102,6 +113,7 @@ def _axes(design: Design) -> Json:
         "is_paused": design.is_paused,
         **design.host_axes._asdict(),
         "context_lock": design.context_lock,
+        "vpmu": design.vpmu,
         "host": design.host,
     }
 
@@ -111,7 +123,7 @@ def _baseline(config: BenchConfig) -> str:
 
     Without either the first.
     """
-    trapping = [design for design in config.designs if not design.page]
+    trapping = [each for each in config.designs if not each.page and each.vpmu == "emulated"]
     kvms = [each for each in trapping if each.host_axes == KVM_AXES and each.is_paused]
     for found in (kvms[:1], trapping[-1:], config.designs[:1]):
         for design in found:

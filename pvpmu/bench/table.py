@@ -16,6 +16,7 @@ from pvpmu.bench.accuracy import accuracy_rows
 from pvpmu.bench.background import mix_rows
 from pvpmu.bench.competition import competition_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
+from pvpmu.bench.switches import switch_rows
 from pvpmu.shared.histogram import QUANTILES
 from pvpmu.shared.units import NS_PER_S
 
@@ -64,6 +65,7 @@ def sections(result: Json) -> Iterator[Section]:
         ("MSR accesses/exits", _registers(result)),
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
+        ("PMU switches", switch_rows(result)),
         ("PMIs and samples", _pmis()),
         ("accuracy", accuracy_rows(result)),
         ("the host's own events", competition_rows(result)),
@@ -134,7 +136,7 @@ def _headline(result: Json) -> Iterator[Row]:
         yield "  of these in the handler", inside, _published_handlers(result)
     yield from prediction_rows(result)
     yield from _charged(result)
-    yield "NMI handler, wall p50, us", _us("handler_ns", "p50"), ""
+    yield "NMI handler, wall p50, us", _wall_clock(_us("handler_ns", "p50")), ""
 
     def against(design: Json) -> str:
         ratio = design["handler_to_baseline"]
@@ -166,7 +168,7 @@ def _exits(result: Json) -> Iterator[Row]:
         published = reference["exits"].get(reason)
         yield reason, _at("exits", reason), _number(published)
     yield "PMU exits (MSR and RDPMC)", _at("pmu_exits"), ""
-    yield "  with EXCEPTION_NMI", _at("pmu_exits_with_nmi"), ""
+    yield "  with those of PMIs", _at("pmu_exits_with_nmi"), ""
 
 
 def _registers(result: Json) -> Iterator[Row]:
@@ -189,7 +191,7 @@ def _registers(result: Json) -> Iterator[Row]:
 def _rates() -> Iterator[Row]:
     for key, label in (
         ("exits_per_pmi", "PMI with an overflow"),
-        ("exits_per_pmi_with_nmi", "  with EXCEPTION_NMI"),
+        ("exits_per_pmi_with_nmi", "  with that of the PMI"),
         ("exits_per_spurious", "spurious PMI"),
         ("exits_per_tick", "timer tick"),
         ("exits_per_sched_in", "sched-in"),
@@ -292,15 +294,15 @@ def _published_handlers(result: Json) -> str:
 def _wall() -> Iterator[Row]:
     keys = (*(name for name, _ in QUANTILES), "max")
     for key in keys:
-        yield f"NMI handler, {key}, us", _us("handler_ns", key), ""
-    yield "driver accesses per second of a vCPU", _at("accesses_per_s"), ""
+        yield f"NMI handler, {key}, us", _wall_clock(_us("handler_ns", key)), ""
+    yield "driver accesses per second of a vCPU", _wall_clock(_at("accesses_per_s")), ""
     for path, what in (
         ("exit", "exit (rdmsr GLOBAL_STATUS)"),
         ("page_read", "page rdmsr, plain words"),
         ("page_write", "page wrmsr, plain words"),
     ):
         for key in keys:
-            yield f"{what}, {key}, ns", _ns("access_ns", path, key), ""
+            yield f"{what}, {key}, ns", _wall_clock(_ns("access_ns", path, key)), ""
     for key, what in (
         ("exit_to_round_trip", "exit / bare round trip"),
         ("plain_page_read_to_word", "page rdmsr / word read, plain"),
@@ -308,7 +310,17 @@ def _wall() -> Iterator[Row]:
         ("plain_page_write_to_word", "page wrmsr / word write, plain"),
         ("any_page_write_to_word", "page wrmsr / word write, slowest"),
     ):
-        yield f"{what} (p50)", _ratio(key), ""
+        yield f"{what} (p50)", _wall_clock(_ratio(key)), ""
+
+
+def _wall_clock(value: Value) -> Value:
+    """In parentheses where a wall-clock figure means nothing."""
+
+    def marked(design: Json) -> str:
+        text = value(design)
+        return text if design["wall_valid"] or text == _MISSING else f"({text})"
+
+    return marked
 
 
 def _us(*keys: str) -> Value:
@@ -378,6 +390,12 @@ def _notes(result: Json) -> Iterator[str]:
     if reference is not None and reference["overhead_percent"]:
         figures = ", ".join(f"{kind} {x} %" for kind, x in reference["overhead_percent"].items())
         yield f"{reference['name']}: {reference['summary']}: {figures}"
+    void = [design["name"] for design in result["designs"] if not design["wall_valid"]]
+    if void:
+        yield (
+            f"in parentheses: wall-clock figures of {', '.join(void)}, which mean nothing: "
+            "accesses that need no exit cross to the host's process here as exits do"
+        )
     if result["charge"] is not None:
         yield (
             f"charged: {result['charge']}, to the guest clock and never to counters; designs are "

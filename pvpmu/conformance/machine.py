@@ -43,6 +43,11 @@ FEATURES = (
 _KVM = Design(name="conformance", summary="as the vector says", is_paused=True, page=False)
 _PROFILES = tuple(PROFILES)
 _HOST_WORK = ("calls", "host-events")
+_NOT_MEDIATED = (
+    *_HOST_WORK, "host-event-flags", "host-load", "is-paused", "page", "freeze", "lvtpc-auto",
+    "negotiation", "generation", "nmi-at", "dirty-log",
+)  # fmt: skip
+"""What has nothing to work on where no host event and no page stands behind the registers."""
 _PMU_REASONS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
@@ -75,6 +80,8 @@ class MachineTarget:
         self._design = design or _KVM
         if design is not None:
             self._name = f"{name}, design {design.name}"
+            if design.vpmu == "mediated":
+                features = tuple(each for each in features if each not in _NOT_MEDIATED)
             if design.host_axes != KVM_AXES or design.shares_lock:
                 # How many calls it makes is just what such a design changes.
                 features = tuple(each for each in features if each not in _HOST_WORK)
@@ -229,7 +236,7 @@ class Machine:
             # The emulator checks what the CPU checks before it exits.
             if denied:
                 raise GeneralProtectionError("rdpmc", f["index"])
-            return _value(self._vcpu.exit(ExitReason.RDPMC, f["index"]))
+            return _value(self._vcpu.exit(ExitReason.RDPMC | exits.FORCED, f["index"]))
         if f["cpl"] and f["protected"]:
             return _value(self._vcpu.user_rdpmc(f["index"], pce=f["pce"]))
         return _value(self._vcpu.seam.rdpmc(f["index"]))
@@ -279,7 +286,7 @@ class Machine:
 
     def _foreign_nmi(self) -> Reply:
         self.call("do", what="queue_nmi")
-        self._vcpu.pmi_exit()
+        self._vcpu.exit(ExitReason.EXCEPTION_NMI)
         return Reply()
 
     def _nmi_at(self, f: Fields) -> Reply:
@@ -405,6 +412,8 @@ class Machine:
 
 
 def _design(c: Fields, base: Design) -> Design:
+    if base.vpmu == "mediated":
+        return base
     freeze = c["page"] and c["freeze"]
     # What a vector takes away from a design takes with it what that is needed for.
     natural = base.commit == "natural" and c["page"]

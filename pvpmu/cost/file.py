@@ -54,6 +54,7 @@ class CostTable:
     lock_ns: float | Range | str = 0.0
     placement_ns: float | Range | str = 0.0
     local_read_ns: float | Range | str = 0.0
+    pmu_switch_ns: float | Range | str = 0.0
 
     def __post_init__(self) -> None:
         for name in COST_NAMES:

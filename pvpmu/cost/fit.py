@@ -14,7 +14,7 @@ class Measurement:
     """A mean latency of the NMI handler, and what so many handlers did.
 
     ``handler_ns``: per handler entry. ``handlers`` entries made ``exits``, ``live_calls``,
-    ``redundant_calls``, ``locks``, ``placements`` and ``local_reads`` in all (see
+    ``redundant_calls``, ``locks``, ``placements``, ``local_reads`` and ``switches`` in all (see
     :class:`pvpmu.shared.costs.Work`).
     """
 
@@ -27,6 +27,7 @@ class Measurement:
     locks: float
     placements: float
     local_reads: float = 0
+    switches: float = 0
 
     def __post_init__(self) -> None:
         for name in ("handler_ns", "handlers"):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from pvpmu.guest.live import live_entries
 from pvpmu.guest.msr import Seam, Trapped
+from pvpmu.guest.passing import PASSED_AS, passes
 from pvpmu.guest.pvpage import GuestPage
 from pvpmu.guest.reload import ReloadPage
 from pvpmu.guest.routing import DesignedPage
@@ -33,6 +34,7 @@ from pvpmu.shared.units import Cycles, Ns
 # Plain ints, and names of this module: an IntEnum member, or a look-up in another module, is slow
 # beside what an exit does.
 _EXCEPTION_NMI = int(ExitReason.EXCEPTION_NMI)
+_EXTERNAL_INTERRUPT = int(ExitReason.EXTERNAL_INTERRUPT)
 _NMI_WINDOW = int(ExitReason.NMI_WINDOW)
 _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
@@ -41,11 +43,13 @@ _NMI_BLOCKED = exits.NMI_BLOCKED
 _INTERRUPTIBLE = exits.INTERRUPTIBLE
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT = exits.REPLY, exits.RESULT
+_PASSED = exits.PASSED
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _NONE = [0] * KINDS
 """Nothing retired yet; never changed in place."""
 _USER_AT, _KERNEL_AT = exits.RETIRED_USER_AT, exits.RETIRED_KERNEL_AT
 
+_OVERFLOW = int(ExitReason.OVERFLOW)
 _OPS = {
     int(ExitReason.MSR_READ): "rdmsr",
     int(ExitReason.MSR_WRITE): "wrmsr",
@@ -127,10 +131,15 @@ class Vcpu:
     def exit(self, reason: int, address: int = 0, value: int = 0) -> int:
         """Exit, wait for VM-entry, take an injected NMI; returns the value read.
 
+        An access that the host lets pass (the word ``passed``) reaches the silicon and is no exit.
         Raises :class:`GeneralProtectionError` when the access faulted, :class:`PeerError` when
         the reply is none that a host may give.
         """
         slot = self._slot
+        if slot[_PASSED] and reason in PASSED_AS and passes(slot[_PASSED], reason, address):
+            if self._ask_silicon(PASSED_AS[reason], address, value) & exits.FAULT_GP:
+                raise self._fault(reason, address, value)
+            return slot[_RESULT]
         request = reason | self._flags
         if request & _RETIRED:
             self._store_retired()
@@ -147,6 +156,22 @@ class Vcpu:
             if reply & exits.FAULT_GP:
                 raise self._fault(reason & exits.REASON_MASK, address, value)
         return result
+
+    def _ask_silicon(self, what: int, address: int = 0, value: int = 0) -> int:
+        """What needs no host, but the silicon, which is host code: reply flags.
+
+        Nothing is injected, and a PMI that is due stays so.
+        """
+        slot, due = self._slot, self._pmi_due
+        request = what | self._flags
+        if request & _RETIRED:
+            self._store_retired()
+        self._pmi_due = due
+        slot[_ADDRESS] = address
+        slot[_VALUE] = value
+        slot[_REQUEST] = request
+        self._cross()
+        return slot[_REPLY]
 
     @staticmethod
     def _fault(reason: int, address: int, value: int) -> Exception:
@@ -356,8 +381,18 @@ class Vcpu:
         return nearest
 
     def pmi_exit(self, *, stray: bool = False) -> None:
-        """The physical PMI: an EXCEPTION_NMI exit, which ``stray`` makes deliver twice."""
-        self.exit(_EXCEPTION_NMI | (exits.STRAY_PMI if stray else 0))
+        """The physical PMI: an EXCEPTION_NMI exit, which ``stray`` makes deliver twice.
+
+        With a passed-through PMU it is an EXTERNAL_INTERRUPT exit, if the silicon interrupts.
+        """
+        flags = exits.STRAY_PMI if stray else 0
+        if not self._slot[_PASSED] & exits.PMI_BY_VECTOR:
+            self.exit(_EXCEPTION_NMI | flags)
+            return
+        raised = self._ask_silicon(_OVERFLOW) & exits.PMI_RAISED
+        self._pmi_due = None
+        if raised or stray:
+            self.exit(_EXTERNAL_INTERRUPT | flags)
 
     def _run_cycles(self, cycles: Cycles, mode: int) -> None:
         if self.program is not None:

@@ -22,15 +22,16 @@ Retired = Sequence[int] | None
 
 
 class OwnEvent:
-    """One event of the host's load, and what it did since START."""
+    """One event of the host's load, and what it did since START. ``refused``: perf has no such."""
 
-    __slots__ = ("event", "flexible", "running", "samples")
+    __slots__ = ("event", "flexible", "refused", "running", "samples")
 
     def __init__(self, wanted: HostEvent) -> None:
         modes = MODE_USER | MODE_KERNEL if wanted.guest else 0
         attr = Attr(BY_NAME[wanted.name].kind, modes, pinned=wanted.pinned)
         on_overflow: Callable[[], None] = self._sample if wanted.period else _nothing
         self.flexible = not wanted.pinned
+        self.refused = False
         self.samples = 0
         self.running: Cycles = 0
         self.event = PerfEvent(attr, wanted.period or MAX_PERIOD, on_overflow)
@@ -112,7 +113,7 @@ class CpuContext(PerfContext):
             self._settle(own.event)
         return HostLoadStats(
             [
-                HostEventStats(own.samples, own.event.count, own.running, self._cycles)
+                HostEventStats(own.samples, own.event.count, own.running, self._cycles, own.refused)
                 for own in self.load
             ],
             refused,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pvpmu.host.mediated import MediatedVpmu
 from pvpmu.host.pmc import Pmc, sample_period
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared.design import KVM_AXES, Design
@@ -171,6 +172,8 @@ def nothing_to_reload(_: Pmc) -> None:
 
 def vpmu_of(design: Design, *args: Any, **named: Any) -> Vpmu:
     """The vPMU that a design asks for; the arguments are :class:`Vpmu`'s."""
+    if design.vpmu == "mediated":
+        return MediatedVpmu(*args, **named)
     named["skip_paused"] = design.is_paused
     if design.host_axes == KVM_AXES:
         return Vpmu(*args, **named)

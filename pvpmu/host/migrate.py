@@ -160,7 +160,7 @@ def _apply(vpmu: Vpmu, delivery: PmiDelivery, state: VcpuState) -> None:
         value = values.pop(address)
         if value & ~pmc.mask:
             raise _refused(address, value)
-        pmc.accumulator = value
+        vpmu.set_value(pmc, value)
     if status & ~vpmu.cpuid.counters:
         raise _refused(msr.GLOBAL_STATUS, status)
     for address, value in (values | last).items():

@@ -39,6 +39,11 @@ def _place(kind: int) -> int:
 
 
 _PLACE_OF = [_place(kind) for kind in _KINDS]
+_PLACE_OF_VECTORED = [
+    DELIVERY if kind == ExitReason.EXTERNAL_INTERRUPT else place
+    for kind, place in enumerate(_PLACE_OF)
+]
+"""Where the host has a vector for guests' PMIs, no other interrupt of the host being modelled."""
 _KEYS = [
     UNKNOWN_ADDRESS << KIND_BITS | kind for kind in _KINDS if kind & REASON_MASK < ExitReason.FLOOR
 ] + [
@@ -57,6 +62,7 @@ class HostStats:
     ``counts``: exits by address << KIND_BITS | kind, where kind is the request under KIND_MASK.
     ``tallies``: by place; ``tally_of``: the same lists by kind. ``undelivered``: PMIs raised and
     still on their way when the counting ended. ``load``: what the host's own events did.
+    ``vectored``: EXTERNAL_INTERRUPT exits bring PMIs.
     """
 
     pmi: PmiCounts
@@ -65,9 +71,14 @@ class HostStats:
     tally_of: list[list[int]] = field(init=False)
     undelivered: int = 0
     load: HostLoadStats | None = None
+    vectored: bool = False
 
     def __post_init__(self) -> None:
-        self.tally_of = [self.tallies[place] for place in _PLACE_OF]
+        self.tally_of = [self.tallies[place] for place in self._place_of]
+
+    @property
+    def _place_of(self) -> list[int]:
+        return _PLACE_OF_VECTORED if self.vectored else _PLACE_OF
 
     def count_unknown(self, kind: int) -> None:
         """Count an exit whose address is no register."""
@@ -78,7 +89,7 @@ class HostStats:
         """The host's work in all places, as the slot's ``work`` words have it."""
         done = work_of(0, [sum(words) for words in zip(*self.tallies, strict=True)])
         counts = (done.live_calls, done.redundant_calls, done.locks, done.placements)
-        return [int(count) for count in (*counts, done.local_reads)]
+        return [int(count) for count in (*counts, done.local_reads, done.switches)]
 
     @property
     def exits(self) -> Counter[int]:
@@ -93,8 +104,9 @@ class HostStats:
     def exits_by(self) -> list[int]:
         """Exits by place."""
         found = [0] * len(PLACES)
+        place_of = self._place_of
         for key, count in self.counts.items():
-            found[_PLACE_OF[key & KIND_MASK]] += count
+            found[place_of[key & KIND_MASK]] += count
         return found
 
     @property

@@ -12,6 +12,13 @@ from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.hostevents import CpuContext
 from pvpmu.host.lean import vpmu_of
+from pvpmu.host.mediated import (
+    AsideContext,
+    GuestContext,
+    GuestPmu,
+    MediatedVpmu,
+    passed_accesses,
+)
 from pvpmu.host.perf import PerfContext, SharedLockContext
 from pvpmu.host.pmi import (
     REQUEST_NMI,
@@ -41,6 +48,10 @@ _MSR_READ = int(ExitReason.MSR_READ)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _RDPMC = int(ExitReason.RDPMC)
 _FLOOR = int(ExitReason.FLOOR)
+_PASSED_READ = int(ExitReason.PASSED_READ)
+_PASSED_WRITE = int(ExitReason.PASSED_WRITE)
+_PASSED_RDPMC = int(ExitReason.PASSED_RDPMC)
+_BY_SILICON = (_PASSED_READ, _PASSED_WRITE, _PASSED_RDPMC, int(ExitReason.OVERFLOW))
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _REASON_MASK, _NMI_BLOCKED = exits.REASON_MASK, exits.NMI_BLOCKED
 _INTERRUPTIBLE = exits.INTERRUPTIBLE
@@ -49,6 +60,10 @@ _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
 _WORK_AT, _WORK_END = exits.WORK_AT, exits.WORK_AT + exits.WORK_WORDS
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
+
+
+def _context_of(hardware: PhysicalPmu) -> PerfContext:
+    return GuestContext(hardware) if isinstance(hardware, GuestPmu) else PerfContext(hardware)
 
 
 def _refused(_: int) -> int:
@@ -91,7 +106,7 @@ class HostVcpu(PageRegistrar):
             _NMI_WINDOW: self._nothing,
             int(ExitReason.INTERRUPT_WINDOW): self._nothing,
             int(ExitReason.HLT): self._nothing,
-            int(ExitReason.EXTERNAL_INTERRUPT): self._nothing,
+            int(ExitReason.EXTERNAL_INTERRUPT): self._external_interrupt,
             int(ExitReason.CPUID): self._cpuid,
         }
         self.power_on()
@@ -105,13 +120,15 @@ class HostVcpu(PageRegistrar):
         if generation is not None:
             self.generation = generation
         # Another number than the guest has seen, also of the host that served it before.
-        first = self._physical_pmu((self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1)
-        self._cpus = [CpuContext(pmu, self._load) for pmu in (first, self._physical_pmu(1))]
+        version = (self._slot[exits.LIVE_VERSION] & 0xFFFF_FFFF) + 1
+        passes = self._design.vpmu == "mediated"
+        own = AsideContext if passes else CpuContext
+        self._cpus = [own(self._physical_pmu(each), self._load) for each in (version, 1)]
         self.own_events = self._cpus[0]
-        self.hardware = first
+        self.hardware = GuestPmu(self.cpuid, version) if passes else self.own_events.pmu
         shared = SharedLockContext(self.hardware) if self._design.shares_lock else None
         self._shared_lock = shared
-        self.perf = shared or PerfContext(self.hardware)
+        self.perf = shared or _context_of(self.hardware)
         self.perf.beside = self._beside()
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = vpmu_of(
@@ -122,9 +139,10 @@ class HostVcpu(PageRegistrar):
             profile=self.profile,
             event_filter=self.event_filter,
         )
+        self._mediated = self.vpmu if isinstance(self.vpmu, MediatedVpmu) else None
         self._tells_work = False
         self._work_told = -1
-        self.stats = HostStats(self.delivery.counts)
+        self.stats = self._new_stats()
         self.make_tables()
 
     def start_over(self, design: Design, cpuid: PmuCpuid, profile: Profile) -> None:
@@ -168,6 +186,8 @@ class HostVcpu(PageRegistrar):
             self.page.load_status()
         if request & _RETIRED:
             self._retire(request, in_guest=reason == _EXCEPTION_NMI)
+        if self._mediated is not None:
+            self._mediated.put(self.perf.tally)
         flags = self._handlers.get(reason, _refused)(address)
         delivery = self.delivery
         if delivery.requests or delivery.pending or delivery.irr:
@@ -183,6 +203,8 @@ class HostVcpu(PageRegistrar):
     def _measure(self, request: int) -> int:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
         reason = request & _REASON_MASK
+        if self._mediated is not None and reason in _BY_SILICON:
+            return self._serve_by_silicon(self._mediated, request)
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
@@ -199,8 +221,30 @@ class HostVcpu(PageRegistrar):
         self._publish()
         return reason
 
+    def _serve_by_silicon(self, vpmu: MediatedVpmu, request: int) -> int:
+        """What a guest does without an exit, to the counters that are loaded for it."""
+        slot, reason = self._slot, request & _REASON_MASK
+        address = slot[_ADDRESS]
+        self._has_run = True
+        if request & _RETIRED:
+            self._retire(request, in_guest=True)
+        flags = 0
+        if reason == _PASSED_READ:
+            flags = self._msr_read(address)
+        elif reason == _PASSED_RDPMC:
+            flags = self._rdpmc(address)
+        elif reason == _PASSED_WRITE:
+            flags = self._msr_write(address)
+        elif vpmu.pins:
+            flags = exits.PMI_RAISED
+        slot[_REPLY] = flags
+        self._publish()
+        return reason
+
     def _publish(self) -> None:
         """Store what changed for the guest: its page, and what the silicon counts."""
+        if self._mediated is not None:
+            self._mediated.load()
         if self.page is not None and self.page.dirty:
             self.page.publish()
             self.dirty_frames.add(self.page.frame)
@@ -225,7 +269,7 @@ class HostVcpu(PageRegistrar):
             self.own_events.restart()
             self.perf.refused = 0
             self.delivery.counts = PmiCounts()
-            self.stats = HostStats(self.delivery.counts)
+            self.stats = self._new_stats()
         else:
             return False
         return True
@@ -250,6 +294,10 @@ class HostVcpu(PageRegistrar):
         """Go to another physical CPU, with a PMU and host events of its own."""
         self._cpus.reverse()
         self.own_events = self._cpus[0]
+        if self._mediated is not None:
+            # What is loaded for the guest goes with it.
+            self.perf.beside = self._beside()
+            return
         version = self.hardware.version
         self.hardware = self.own_events.pmu
         self.perf.beside = self._beside()
@@ -265,6 +313,8 @@ class HostVcpu(PageRegistrar):
         """The guest's registers by address, the paravirtual ones among them."""
         self._readers = self.vpmu.readers | self._pv_readers()
         self._writers = self.vpmu.writers | self._pv_writers()
+        passed = passed_accesses(self.cpuid, self._load) if self._mediated is not None else 0
+        self._slot[exits.PASSED] = passed
 
     # Exit handlers: reply flags ---------------------------------------------------------------
 
@@ -282,6 +332,9 @@ class HostVcpu(PageRegistrar):
                 page_half.commit()
                 self.vpmu.start_paused()
                 page_half.registers_changed()
+
+    def _external_interrupt(self, address: int) -> int:
+        return self._nothing(address) | self._exception_nmi(address)
 
     def _exception_nmi(self, _: int) -> int:
         if self._slot[_REQUEST] & exits.STRAY_PMI:
@@ -448,6 +501,9 @@ class HostVcpu(PageRegistrar):
             self._slot[_WORK_AT:_WORK_END] = array("Q", self.stats.work)
 
     # Helpers ----------------------------------------------------------------------------------
+
+    def _new_stats(self) -> HostStats:
+        return HostStats(self.delivery.counts, vectored=self._mediated is not None)
 
     def _physical_pmu(self, version: int) -> PhysicalPmu:
         return PhysicalPmu(self._load.gp, self._load.fixed, version=version)

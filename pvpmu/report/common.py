@@ -17,7 +17,9 @@ def design_of(bench: Json, name: str) -> Json:
 
 
 def paired(design: Json, base: Json) -> Median | None:
-    """The handler's p50 by the base's of the same turn, over turns."""
+    """The handler's p50 by the base's of the same turn, over turns; None if it means nothing."""
+    if not design["wall_valid"]:
+        return None
     return median_of(ratios(design["handler_p50s"], base["handler_p50s"]))
 
 

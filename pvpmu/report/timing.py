@@ -17,6 +17,7 @@ def handlers(bench: Json) -> Section | None:
     found = [
         plots.Distribution(design["name"], list(_steps(design["handler_buckets"])))
         for design in designs
+        if design["wall_valid"]
     ]
     rows = []
     for design in designs:

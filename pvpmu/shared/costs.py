@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvpmu.shared.tally import LOCAL_READS, PLACEMENTS, REDUNDANT, calls, locks
+from pvpmu.shared.tally import LOCAL_READS, PLACEMENTS, PMU_SWITCHES, REDUNDANT, calls, locks
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Work:
     ``exits``: VM-exits. ``live_calls``: host perf calls on counters that were not paused already;
     ``redundant_calls``: on those that were. ``locks``: perf context locks taken. ``placements``:
     events placed on hardware counters. ``local_reads``: of a counter on its own CPU, without perf.
-    ``handlers``: entries of the guest's NMI handler.
+    ``handlers``: entries of the guest's NMI handler. ``switches``: times the guest's PMU was taken
+    off the hardware and loaded again.
     """
 
     exits: float
@@ -26,6 +27,7 @@ class Work:
     locks: float
     placements: float
     local_reads: float = 0
+    switches: float = 0
     handlers: float = 0
 
 
@@ -39,6 +41,7 @@ def work_of(exits: int, tally: list[int], handlers: int = 0) -> Work:
         locks=locks(tally),
         placements=tally[PLACEMENTS],
         local_reads=tally[LOCAL_READS],
+        switches=tally[PMU_SWITCHES],
         handlers=handlers,
     )
 
@@ -51,7 +54,8 @@ class Costs:
     counter that is paused already. ``guest_ns``: the guest's own work in one NMI handler.
     ``lock_ns``: one perf context lock; ``placement_ns``: one event placed on a hardware counter:
     both come on top of the call that does it. ``local_read_ns``: one read of a counter on its own
-    CPU, without perf.
+    CPU, without perf. ``pmu_switch_ns``: the guest's PMU taken off the hardware and loaded again,
+    on top of the exit.
     """
 
     exit_ns: float
@@ -61,6 +65,7 @@ class Costs:
     lock_ns: float = 0
     placement_ns: float = 0
     local_read_ns: float = 0
+    pmu_switch_ns: float = 0
 
     def of(self, work: Work) -> float:
         """What this work costs, ns; a whole number if all costs and counts are."""
@@ -81,6 +86,7 @@ COUNT_OF = {
     "lock_ns": "locks",
     "placement_ns": "placements",
     "local_read_ns": "local_reads",
+    "pmu_switch_ns": "switches",
 }
 """The count that each cost is multiplied with."""
 COST_NAMES = tuple(COUNT_OF)

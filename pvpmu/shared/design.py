@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,8 @@ class HostAxes(NamedTuple):
 KVM_AXES = HostAxes("callback", "pause", "all")
 """What KVM's emulated PMU does."""
 LEAN_AXES = HostAxes("direct", "entry-mask", "changed")
+_MEDIATED = {"page": False, **KVM_AXES._asdict(), "context_lock": "per-call"}
+"""Settings that a mediated PMU leaves no choice in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,8 @@ class Design:
     perf's callback and requests, or directly from the host's PMI handler to the guest.
     ``host_freeze``: a counter that stops by GLOBAL_CTRL or a freeze is paused, or VM-entry masks
     it. ``rearm``: which counters an enable gives a new period. ``context_lock``: the perf context's
-    lock is taken by each call, or once by each exit.
+    lock is taken by each call, or once by each exit. ``vpmu``: host events stand behind the
+    guest's counters, or it has the hardware's (then the other choices of the host mean nothing).
 
     The interface: ``page``: the host offers the per-vCPU page. ``freeze``: it also offers to stop
     counting at the entry that injects a PMI. ``lvtpc_auto``: where delivery masks LVTPC, it offers
@@ -112,6 +116,7 @@ class Design:
     host_freeze: Literal["pause", "entry-mask"] = "pause"
     rearm: Literal["all", "changed"] = "all"
     context_lock: Literal["per-call", "per-exit"] = "per-call"
+    vpmu: Literal["emulated", "mediated"] = "emulated"
     equivalent: bool = True
     differences: tuple[str, ...] = ()
     gives_up: dict[str, str] = field(default_factory=dict)
@@ -134,6 +139,10 @@ class Design:
                 'host_freeze = "entry-mask" and rearm = "changed": nothing may stop at a PMI, or '
                 "arm again what did"
             )
+        if self.vpmu == "mediated":
+            for name, only in _MEDIATED.items():
+                if getattr(self, name) != only:
+                    raise ValueError(f'vpmu = "mediated" needs {name} = {json.dumps(only)}')
         if not self.equivalent and not self.differences:
             raise ValueError("equivalent = false needs differences: what a guest may see")
 

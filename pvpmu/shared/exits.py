@@ -30,6 +30,15 @@ class ExitReason(enum.IntEnum):
     """Measurement only: after the reply the host answers ``value`` bare round trips."""
     CONTROL = 0x81
     """Measurement only, not counted: ``value`` is a :class:`Control`."""
+    PASSED_READ = 0x82
+    """No exit: an RDMSR that ``passed`` lets reach the silicon, which is host code here."""
+    PASSED_WRITE = 0x83
+    """Likewise a WRMSR."""
+    PASSED_RDPMC = 0x84
+    """Likewise an RDPMC."""
+    OVERFLOW = 0x85
+    """No exit: with ``passed`` a counter of the silicon may have overflowed; the reply says whether
+    that interrupts (PMI_RAISED)."""
 
 
 def reason_name(reason: int) -> str:
@@ -64,6 +73,8 @@ STRAY_PMI = 1 << 11
 """Request flag of EXCEPTION_NMI: the host delivers this PMI twice (a scripted irq_work race)."""
 INTERRUPTIBLE = 1 << 12
 """Request flag: RFLAGS.IF is set and no fixed interrupt is in service."""
+FORCED = 1 << 13
+"""Request flag: forced emulation, so that the instruction exits whatever ``passed`` says."""
 
 FAULT_GP = 1 << 0
 """Reply flag: the access raised #GP(0)."""
@@ -75,6 +86,8 @@ INJECT_IRQ = 1 << 3
 """Reply flag: this VM-entry injects the interrupt whose vector is in the reply's bits 15:8."""
 WANT_IRQ_WINDOW = 1 << 4
 """Reply flag: exit with INTERRUPT_WINDOW as soon as a fixed interrupt can be taken."""
+PMI_RAISED = 1 << 5
+"""Reply flag of OVERFLOW: the silicon interrupts, which is an exit."""
 VECTOR_SHIFT = 8
 
 SLOT_SIZE = 1024
@@ -82,6 +95,15 @@ MODE_USER = 1 << 0
 MODE_KERNEL = 1 << 1
 LIVE_MODE_SHIFT = 8
 """A live entry's descriptor: event kind in bits 7:0, modes from this bit on."""
+
+PASS_FULL_WIDTH = 1 << 60
+"""``passed``: with a counter's legacy address its full-width one passes."""
+PASS_RDPMC = 1 << 61
+"""``passed``: RDPMC passes."""
+PASS_GLOBALS = 1 << 62
+"""``passed``: GLOBAL_STATUS, GLOBAL_CTRL and OVF_CTRL pass."""
+PMI_BY_VECTOR = 1 << 63
+"""``passed``: a PMI is an EXTERNAL_INTERRUPT exit, by the host's vector for guests' PMIs."""
 
 SLOT = Layout("pvpmu_exit_slot", SLOT_SIZE)
 SLOT.line(Owner.GUEST)
@@ -98,6 +120,7 @@ RESULT = SLOT.word("result", "value read; CPUID: EAX 31:0, EBX 63:32")
 RESULT_HIGH = SLOT.word("result_high", "CPUID: ECX 31:0, EDX 63:32")
 LIVE_VERSION = SLOT.word("live_version", "changes whenever the live entries do")
 LIVE_COUNT = SLOT.word("live_count", "number of live entries")
+PASSED = SLOT.word("passed", "accesses that do not exit: counters as in GLOBAL_CTRL, then flags")
 SLOT.line(Owner.HOST)
 LIVE_AT = SLOT.word(
     "live",
@@ -109,7 +132,8 @@ WORK_AT = SLOT.word("work_live_calls", "perf calls on counters not paused alread
 SLOT.word("work_redundant_calls", "perf calls on counters paused already")
 SLOT.word("work_locks", "perf context locks taken")
 SLOT.word("work_placements", "events placed on hardware counters")
-WORK_WORDS = SLOT.word("work_local_reads", "reads of a counter without perf") - WORK_AT + 1
+SLOT.word("work_local_reads", "reads of a counter without perf")
+WORK_WORDS = SLOT.word("work_switches", "times the guest's PMU was put and loaded") - WORK_AT + 1
 """Measurement only, and only if a CONTROL exit asked for it (WORK): at each VM-entry that can come
 from a counted exit, in the order of :class:`pvpmu.shared.costs.Work` behind its exits."""
 

@@ -104,12 +104,14 @@ class HostEventStats:
     """One host event between START and STOP.
 
     ``count``: what it counted. ``running`` of ``cycles`` retired cycles it had a counter.
+    ``refused``: the host could not open it.
     """
 
     samples: int
     count: int
     running: Cycles
     cycles: Cycles
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

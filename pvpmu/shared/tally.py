@@ -13,7 +13,13 @@ LOCAL_READS = 9
 """Reads of a counter on this CPU without a perf interface and its lock (perf_event_read_local)."""
 SHARED_LOCKS = 10
 """Calls that found the context lock taken already by their own exit (``context_lock``)."""
-TALLY_WORDS = 11
+PMU_SWITCHES = 11
+"""Times that a mediated PMU was taken off the hardware and loaded again."""
+SWITCH_WRMSRS = 12
+"""WRMSRs of those switches."""
+ELIDED_WRMSRS = 13
+"""WRMSRs that they left out because the counter held the value already (zero)."""
+TALLY_WORDS = 14
 LOCKS_OF = (1, 1, 1, 1, 1, 1, 1)
 """How often each kind of call takes the perf context's lock (``perf_event_ctx_lock``; the context
 mutex for create). Whether the event runs makes no difference."""

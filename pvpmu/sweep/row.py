@@ -23,11 +23,12 @@ _SAME = (
     "handlers", "acks", "second_bits", "ticks", "sched_in", "sched_out", "rotations", "reads",
     "samples", "throttles", "pmu_exits", "pmu_exits_with_nmi", "exits_per_pmi",
     "exits_per_pmi_with_nmi", "exits_per_spurious", "exits_per_tick", "exits_per_sched_in",
-    "exits_per_sched_out", "exits_per_rotation", "exits_per_read", "context_locks", "placements",
+    "exits_per_sched_out", "exits_per_rotation", "exits_per_read", "context_locks",
+    "pmu_switches", "placements",
 )  # fmt: skip
 """Columns that are fields of a design in ``docs/bench-json.md``."""
 _PMI = ("raised", "delivered", "coalesced", "spurious", "late", "lost")
-_EXITS = ("MSR_READ", "MSR_WRITE", "RDPMC", "EXCEPTION_NMI", "NMI_WINDOW")
+_EXITS = ("MSR_READ", "MSR_WRITE", "RDPMC", "EXCEPTION_NMI", "EXTERNAL_INTERRUPT", "NMI_WINDOW")
 
 
 def _counts(result: Json) -> dict[str, Cell]:

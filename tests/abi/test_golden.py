@@ -54,12 +54,14 @@ result 0xc8 8 host
 result_high 0xd0 8 host
 live_version 0xd8 8 host
 live_count 0xe0 8 host
+passed 0xe8 8 host
 live 0x100 304 host
 work_live_calls 0x240 8 host
 work_redundant_calls 0x248 8 host
 work_locks 0x250 8 host
 work_placements 0x258 8 host
 work_local_reads 0x260 8 host
+work_switches 0x268 8 host
 """
 SEGMENT = """
 ready 0x0 8 host
@@ -105,6 +107,11 @@ def test_feature_bits_and_exit_reasons_keep_their_numbers() -> None:
     assert (page.FEATURE_FREEZE, page.FEATURE_LVTPC_AUTO, page.FEATURE_POLLING) == (2, 4, 8)
     assert (page.FEATURES_OPTIONAL, page.FEATURES_REQUIRED) == (0x1E, 0xE0)
     assert (ExitReason.FLOOR, ExitReason.CONTROL) == (0x80, 0x81)
+    passed = (ExitReason.PASSED_READ, ExitReason.PASSED_WRITE, ExitReason.PASSED_RDPMC)
+    assert (*passed, ExitReason.OVERFLOW) == (0x82, 0x83, 0x84, 0x85)
+    assert (exits.FORCED, exits.PMI_RAISED) == (1 << 13, 1 << 5)
+    assert (exits.PASS_FULL_WIDTH, exits.PASS_RDPMC) == (1 << 60, 1 << 61)
+    assert (exits.PASS_GLOBALS, exits.PMI_BY_VECTOR) == (1 << 62, 1 << 63)
     vmx = {reason.name: int(reason) for reason in ExitReason if reason < ExitReason.FLOOR}
     assert vmx == {
         "EXCEPTION_NMI": 0, "EXTERNAL_INTERRUPT": 1, "INTERRUPT_WINDOW": 7, "NMI_WINDOW": 8,

@@ -10,7 +10,7 @@ from pvpmu.shared.costs import Costs
 from pvpmu.shared.exits import ExitReason
 
 COSTS = Costs(exit_ns=1000, call_ns=100, redundant_call_ns=10, guest_ns=5, lock_ns=2,
-              placement_ns=1, local_read_ns=50)  # fmt: skip
+              placement_ns=1, local_read_ns=50, pmu_switch_ns=500)  # fmt: skip
 
 
 class Rig:
@@ -48,9 +48,10 @@ def rig() -> Rig:
 
 def test_an_exit_and_the_host_s_work_in_it_are_charged_at_the_entry(rig: Rig) -> None:
     assert rig.exit(ExitReason.MSR_READ) == 1000
-    assert rig.exit(ExitReason.MSR_WRITE | exits.NMI_BLOCKED, 3, 1, 4, 6, 2) == 1000 + 424
+    assert rig.exit(ExitReason.MSR_WRITE | exits.NMI_BLOCKED, 3, 1, 4, 6, 2, 0) == 1000 + 424
     assert rig.exit(ExitReason.RDPMC) == 1000
-    assert rig.exit(ExitReason.EXCEPTION_NMI, 1, 0, 1, 0, 0) == 1000 + 102
+    assert rig.exit(ExitReason.EXCEPTION_NMI, 1, 0, 1, 0, 0, 0) == 1000 + 102
+    assert rig.exit(ExitReason.EXTERNAL_INTERRUPT, 0, 0, 0, 0, 0, 1) == 1000 + 500
     assert rig.meter.charged == rig.passed
 
 
@@ -60,7 +61,7 @@ def test_a_handler_is_charged_its_own_work(rig: Rig) -> None:
     assert rig.passed == rig.meter.charged == 10
 
 
-@pytest.mark.parametrize("reason", [ExitReason.FLOOR, ExitReason.CONTROL])
+@pytest.mark.parametrize("reason", [ExitReason.FLOOR, ExitReason.CONTROL, ExitReason.PASSED_READ])
 def test_what_is_no_exit_of_the_model_costs_nothing(rig: Rig, reason: ExitReason) -> None:
     assert rig.exit(reason) == 0
 

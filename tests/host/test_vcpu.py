@@ -294,7 +294,7 @@ def test_the_work_words_say_what_the_host_did_since_start(new_machine: New) -> N
     redundant = sum(tally[REDUNDANT] for tally in tallies)
     placements = sum(tally[PLACEMENTS] for tally in tallies)
     assert redundant == 7
-    assert work(machine) == [sum(calls) - redundant, redundant, sum(calls), placements, 0]
+    assert work(machine) == [sum(calls) - redundant, redundant, sum(calls), placements, 0, 0]
 
 
 def test_without_being_asked_the_host_says_nothing_of_its_work(trap: Any) -> None:

@@ -82,6 +82,7 @@ def test_the_axes_are_kvms_unless_said() -> None:
         ('pmi_path = "straight"', "field pmi_path: Invalid enum value 'straight'"),
         ("equivalent = false", "field equivalent: equivalent = false needs differences"),
         ('name = ""', "field name: name must be 1 to 48 printable characters"),
+        ('vpmu = "mediated"', 'field vpmu: vpmu = "mediated" needs page = false'),
     ],
 )
 def test_a_design_that_makes_no_sense_is_refused(line: str, message: str) -> None:
@@ -89,6 +90,13 @@ def test_a_design_that_makes_no_sense_is_refused(line: str, message: str) -> Non
     with pytest.raises(UsageError) as caught:
         load(f"{text}{line}\n")
     assert message in str(caught.value)
+
+
+def test_a_mediated_pmu_leaves_the_host_no_choice() -> None:
+    text = TEXT.replace("page = true", 'page = false\nvpmu = "mediated"')
+    assert load(text).vpmu == "mediated"
+    with pytest.raises(UsageError, match='vpmu = "mediated" needs rearm = "all"'):
+        load(text + 'rearm = "changed"\n')
 
 
 def test_a_file_is_a_design_that_knows_where_it_came_from(tmp_path: Path) -> None:

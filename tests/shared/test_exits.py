@@ -24,7 +24,8 @@ def test_exit_reasons_carry_vmx_numbers(name: str, number: int) -> None:
 
 
 def test_reasons_of_our_own_stand_above_every_hardware_reason() -> None:
-    own = {ExitReason.FLOOR, ExitReason.CONTROL}
+    own = {ExitReason.FLOOR, ExitReason.CONTROL, ExitReason.OVERFLOW}
+    own |= {ExitReason.PASSED_READ, ExitReason.PASSED_WRITE, ExitReason.PASSED_RDPMC}
     assert {reason for reason in ExitReason if reason >= 0x80} == own
 
 
