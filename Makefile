@@ -34,7 +34,7 @@ bench: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process --runs 10 --json bench.json
 
 results: $(INSTALLED)
-	$(BIN)/pvpmu bench --scenario br_instr-trace --design all --runs 4 --report docs
+	$(BIN)/pvpmu bench --scenario br_instr-trace --design all --runs 2 --report docs
 
 stress: $(INSTALLED)
 	$(BIN)/pvpmu conform selftest

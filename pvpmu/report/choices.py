@@ -25,6 +25,7 @@ def choices(evidence: Json) -> Section | None:
     first = by_model[models[0]]
     effects = [
         ("PMU exits per ms of guest clock", "exits_per_ms", first, 1),
+        ("context locks per ms of guest clock", "locks_per_ms", first, 1),
         ("PMU exits per PMI", "exits_per_pmi", first, 2),
         ("perf calls per PMI", "calls_per_pmi", first, 2),
         *((f"ns per PMI, {model}", "total_ns", by_model[model], 0) for model in models),
@@ -41,7 +42,7 @@ def choices(evidence: Json) -> Section | None:
             *(
                 _effects(f"What each choice brings: {title}", of_model, axes, key, digits)
                 for title, key, of_model, digits in effects
-                if first[0]["handlers"] or key == "exits_per_ms"
+                if first[0]["handlers"] or key in {"exits_per_ms", "locks_per_ms"}
             ),
             _combinations(by_model, axes),
         ],
@@ -70,6 +71,7 @@ def _combinations(by_model: Mapping[str, Rows], axes: Sequence[Axis]) -> Table:
     merged = [table_order(rows, axes) for rows in by_model.values()]
     counts = {
         "PMU exits per ms": "exits_per_ms",
+        "context locks per ms": "locks_per_ms",
         "per PMI": "exits_per_pmi",
         "perf calls per PMI, in the handler": "calls_inside",
         "outside": "calls_outside",
@@ -108,6 +110,7 @@ def _derived(row: Mapping[str, Any]) -> Json:
     return {
         **row,
         "exits_per_ms": row["pmu_exits"] * 1000 / us,
+        "locks_per_ms": row["context_locks"] * 1000 / us,
         "calls_inside": inside,
         "calls_outside": outside,
         "calls_per_pmi": None if inside is None or outside is None else inside + outside,

@@ -36,7 +36,10 @@ def panels_of(bench: Json) -> plots.Panels:
     titles, groups = [], []
     for title, paged in (("without a page", False), ("with a page", True)):
         names = [d["name"] for d in others if d["page_registered"] == paged]
-        for start in range(0, len(names), plots.GROUP):
+        parts = -(-len(names) // plots.GROUP)
+        for part in range(parts):
             titles.append(title)
-            groups.append(names[start : start + plots.GROUP])
+            # Parts of about one size: no panel for a single design beside a full one.
+            first, last = (len(names) * n // parts for n in (part, part + 1))
+            groups.append(names[first:last])
     return plots.Panels(titles, groups, bench["baseline"])

@@ -82,7 +82,7 @@ def curves(
                 ax.minorticks_off()
             else:
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, _top(quantity))
         return drawing.svg()
 
 
@@ -95,7 +95,7 @@ def bands(panels: Panels, quantities: Sequence[Quantity], x_label: str) -> str:
                 middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
                 ax.plot(x, middle, label=name, markersize=4, markevery=len(x) // 6 or 1, **style)
                 ax.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, _top(quantity))
         return drawing.svg()
 
 
@@ -231,16 +231,21 @@ class _figure:  # noqa: N801 (a context, as a function would be)
     ) -> Iterator[tuple[Axes, Quantity, Sequence[str]]]:
         """A panel for each quantity and group, labelled: a row for each quantity, or one in all."""
         many = len(panels.groups)
-        axes = self.grid(len(quantities), many) if many > 1 else self.grid(1, len(quantities))
+        if many > 1:
+            axes = self.grid(len(quantities), many, sharey="row")
+        else:
+            axes = self.grid(1, len(quantities))
         flat = [ax for row in axes for ax in row]
         cells = itertools.product(enumerate(quantities), enumerate(panels.groups))
         for ax, ((row, quantity), (column, group)) in zip(flat, cells, strict=True):
             yield ax, quantity, group
             if row == 0:
                 ax.set_title(panels.titles[column])
-                ax.legend(loc="best")
             if row == len(quantities) - 1 or many == 1:
                 ax.set_xlabel(x_label)
+            if row == len(quantities) - 1:
+                # Below, where no line is.
+                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
             if column == 0:
                 ax.set_ylabel(quantity.label)
 
@@ -272,8 +277,15 @@ def _xy(points: Line) -> tuple[list[float], list[float]]:
     return [point[0] for point in points], [point[1] for point in points]
 
 
+def _top(quantity: Quantity) -> float:
+    """The end of the scale: above every line, also those of panels that share it."""
+    values = [point[-1] for line in quantity.lines.values() for point in line]
+    return 1.06 * max(values, default=0) or 1.0
+
+
 def _size(panels: Panels, quantities: Sequence[Quantity]) -> tuple[float, float]:
     """Width and height, in inches: few designs have their quantities side by side."""
     many = len(panels.groups)
     rows, columns = (len(quantities), many) if many > 1 else (1, len(quantities))
-    return 3.5 * columns + 0.4, 2.4 * rows + 0.5
+    lines = max(map(len, panels.groups)) + 1
+    return 3.5 * columns + 0.4, 2.4 * rows + 0.5 + 0.1 * lines

@@ -84,3 +84,15 @@ def test_few_designs_have_their_quantities_side_by_side() -> None:
     quantities = [plots.Quantity("how much", LINES)] * 3
     wide, high = plots._size(one, quantities)
     assert wide > 2 * high
+
+
+@pytest.mark.parametrize("highest", ["base", NAMES[0], HOSTILE])
+def test_no_line_is_cut_off_by_the_scale_of_another_panel(highest: str) -> None:
+    lines = {name: [(1, 1.0), (2, 2.0)] for name in LINES} | {highest: [(1, 1.0), (2, 500.0)]}
+    assert plots._top(plots.Quantity("how much", lines)) > 500
+    svg = plots.curves(PANELS, [plots.Quantity("how much", lines)], "x")
+    assert "400" in texts(svg)
+
+
+def test_nothing_to_draw_still_has_a_scale() -> None:
+    assert plots._top(plots.Quantity("how much", {"base": [(1, 0.0)]})) == 1
