@@ -303,7 +303,8 @@ def test_a_wrong_field_is_named_with_its_line(
          "line 4: field read_us: read_us needs [workload]: a script says itself what happens when"),
         ("duration_us = 1000", 'duration_us = 1000\ncharge = "icx-2021-2p"',
          "line 4: field charge: charge needs [workload]: the clock of a script is given"),
-        ("[3]", "[3, 3]", "line 1: field -: script.overflows has 2 entries for 1 events"),
+        ("[3]", "[3, 3]",
+         "line 13: field script.overflows: script.overflows has 2 entries for 1 events"),
     ],
 )  # fmt: skip
 def test_a_wrong_script_is_named_with_its_line(
