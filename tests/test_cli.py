@@ -248,3 +248,21 @@ def test_a_reader_that_leaves_early_is_no_error_message(scenario: Path) -> None:
     assert process.returncode in {1, 128 + signal.SIGPIPE}
     assert "Traceback" not in errors
     assert "Error" not in errors
+
+
+def test_a_command_loads_no_other_commands_modules() -> None:
+    code = (
+        "import sys; from pvpmu.cli import main; status = main(['registers', '0x834']); "
+        "others = [m for m in sys.modules if m.startswith(('pvpmu.bench', 'pvpmu.host', 'rich'))]; "
+        "sys.exit(status or len(others))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["bench", "conform", "design", "whatif", "cleanup"])
+def test_the_help_lists_every_command(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        pvpmu.cli.main(["--help"])
+    assert ended.value.code == 0
+    assert f"    {command} " in capsys.readouterr().out

@@ -31,6 +31,8 @@ STATES = ("running", "frozen", "pmi")
 _EVERY = "all"
 DRIVERS: tuple[DriverName, ...] = get_args(DriverName)
 _LONGEST_NAME = 48
+DEFAULT_DESIGNS = ("trap-5.14", "trap", "page")
+"""What is run side by side if nothing else is asked for."""
 ALL = "all"
 """Stands for every shipped design where several can be named."""
 

@@ -6,12 +6,11 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
-from pvpmu.shared.design import ALL
+from pvpmu.shared.design import ALL, DEFAULT_DESIGNS
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
 
@@ -24,8 +23,8 @@ _LINES = 20
 """Progress elsewhere than on a terminal: a line for each so many of the whole."""
 
 
-def add_command(commands: Any, designs: Sequence[str]) -> None:  # argparse hides the type's name
-    """Add ``sweep`` to the subparsers of ``pvpmu``; ``designs``: of a grid that names none."""
+def add_commands(commands: Any) -> None:  # argparse names the type privately
+    """Add ``sweep`` to the subparsers of ``pvpmu``."""
     sweep = commands.add_parser(
         "sweep",
         help="count a grid of designs, scenarios and costs into a CSV file",
@@ -33,12 +32,12 @@ def add_command(commands: Any, designs: Sequence[str]) -> None:  # argparse hide
         "The same command continues a file that is not finished. Parameters are described in "
         "docs/sweep.md; an unknown one is answered with those that exist.",
     )
-    sweep.set_defaults(command=_sweep, default_designs=designs)
+    sweep.set_defaults(command=_sweep)
     sweep.add_argument("--output", required=True, metavar="FILE", help="the CSV file")
     sweep.add_argument("--grid", metavar="FILE", help="a grid as a TOML file; options replace it")
     for name, what in (
         ("scenario", "scenarios, names or TOML files (br_instr)"),
-        ("design", f"designs, names, TOML files, or {ALL} ({' '.join(designs)})"),
+        ("design", f"designs, names, TOML files, or {ALL} ({' '.join(DEFAULT_DESIGNS)})"),
         ("cost", f"cost models, names, families or files (the first one of {DEFAULT_COST})"),
     ):
         sweep.add_argument(
@@ -92,7 +91,7 @@ def _sweep(args: argparse.Namespace) -> int:
     axes = command_axes(files, args.set, args.vary)
     if args.grid is not None:
         axes = {**axes_of(load_request(Path(args.grid))), **axes}
-    grid = make_grid(axes, args.default_designs)
+    grid = make_grid(axes, DEFAULT_DESIGNS)
     path = writable(Path(args.output))
     names = (*grid.axes, *columns(next(grid.blocks()).resolved[0]))
     command = shlex.join(["pvpmu", *args.argv])
