@@ -205,6 +205,20 @@ def test_a_json_file_comes_with_the_table(scenario: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.process
+def test_a_scenario_says_how_many_vcpus_and_what_is_charged_unless_asked(
+    scenario: Path, capsys: Any
+) -> None:
+    own = 'duration_us = 5_000\nvcpus = 2\ncharge = "icx-2021-2p"'
+    scenario.write_text(SHORT.replace("duration_us = 20_000", own))
+    options = ("--transport", "inline", "--design", "page")
+    result = bench(scenario, capsys, *options)
+    assert (result["vcpus"], result["charge"]) == (2, "icx-2021-2p")
+    assert result["designs"][0]["charged_ns"] > 0
+    result = bench(scenario, capsys, *options, "--vcpus", "1", "--charge", "none")
+    assert (result["vcpus"], result["charge"]) == (1, None)
+    assert result["designs"][0]["charged_ns"] == 0
+
+
 def test_processes_and_inline_give_the_same_document_but_for_time(
     scenario: Path, capsys: Any
 ) -> None:

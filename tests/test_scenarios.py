@@ -174,9 +174,12 @@ def test_the_hosts_events_leave_a_guest_counter_without_an_event(
     assert run.counts.told == ([20_000 * 2500, 0, 0, 0, 0] if design == "page" else [0] * 5)
 
 
-def test_the_host_samples_the_guest_beside_the_guests_own_profile(inline: Inline) -> None:
+@pytest.mark.parametrize("design", ["trap", "trap-direct", "page", "page-lean"])
+def test_the_host_samples_the_guest_beside_the_guests_own_profile(
+    inline: Inline, design: str
+) -> None:
     scenario = short("host-profiles", 20)
-    run = inline("page", scenario)
+    run = inline(design, scenario)
     watchdog, branches, ref_cycles, misses = run.host.load.events
     assert (watchdog.samples, watchdog.count) == (0, 20_000 * 2500)
     assert branches.samples == branches.count // 925_000 > 10
@@ -185,7 +188,7 @@ def test_the_host_samples_the_guest_beside_the_guests_own_profile(inline: Inline
     assert 0 < ref_cycles.running < ref_cycles.cycles
     assert misses.running == 0
     assert run.host.exits[0] == run.counts.acks + branches.samples + ref_cycles.samples
-    alone = inline("page", replace(scenario, host=None))
+    alone = inline(design, replace(scenario, host=None))
     assert alone.counts.count_error == [0] * 5
     assert alone.host.load is None
 

@@ -66,7 +66,7 @@ def sections(result: Json) -> Iterator[Section]:
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
         ("PMU switches", switch_rows(result)),
-        ("PMIs and samples", _pmis()),
+        ("PMIs and samples", _pmis(result)),
         ("accuracy", accuracy_rows(result)),
         ("the host's own events", competition_rows(result)),
         ("modelled ns per PMI (handler entry)", _models(result)),
@@ -242,7 +242,7 @@ def _per_handler(*counts: Count) -> Value:
     return value
 
 
-def _pmis() -> Iterator[Row]:
+def _pmis(result: Json) -> Iterator[Row]:
     yield "handler entries", _at("handlers"), ""
     yield "  acknowledged overflows (OVF_CTRL)", _at("acks"), ""
     yield "  second status bits", _at("second_bits"), ""
@@ -253,8 +253,9 @@ def _pmis() -> Iterator[Row]:
     yield "timer ticks", _at("ticks"), ""
     yield "samples", _at("samples"), ""
     yield "throttled events", _at("throttles"), ""
-    yield "maximal sample rate lowered", _at("rate_lowered"), ""
-    yield "maximal sample rate at the end, Hz", _at("max_sample_rate"), ""
+    if any(design["rate_lowered"] for design in result["designs"]):
+        yield "maximal sample rate lowered", _at("rate_lowered"), ""
+        yield "maximal sample rate at the end, Hz", _at("max_sample_rate"), ""
     yield "rotations", _at("rotations"), ""
     yield "reads of the counts", _at("reads"), ""
     yield "samples digest", lambda d: str(d["samples_digest"])[:12], ""

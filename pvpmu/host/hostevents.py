@@ -67,16 +67,18 @@ class CpuContext(PerfContext):
             if event.counter is not None:
                 self._remove(event, event.counter)
 
-    def refill(self) -> int:
-        """Flexible events go on in turn, up to the first that does not fit; how many are on."""
+    @property
+    def flexible_on(self) -> int:
+        """How many flexible events have a counter."""
+        return sum(event.counter is not None for event in self._flexible)
+
+    def refill(self) -> None:
+        """Flexible events go on in turn, up to the first that does not fit."""
         self._rotate_necessary = False
-        for number, event in enumerate(self._flexible):
-            if event.counter is None:
-                self._put(event)
-            if event.counter is None:
+        for event in self._flexible:
+            if event.counter is None and not self._put(event):
                 self._rotate_necessary = True
-                return number
-        return len(self._flexible)
+                return
 
     def retired(self, user: Retired, kernel: Retired) -> None:
         """So much was retired since VM-entry: time passes, and flexible events take turns."""

@@ -113,8 +113,10 @@ class PerfEvent:
 class Beside(Protocol):
     """The CPU's context, whose flexible events come after this one's pinned ones."""
 
+    @property
+    def flexible_on(self) -> int: ...
     def make_room(self) -> None: ...
-    def refill(self) -> int: ...
+    def refill(self) -> None: ...
     def take_overflows(self, status: int) -> None: ...
 
 
@@ -276,7 +278,7 @@ class PerfContext:
             return self._put(event)
         self.beside.make_room()
         done = self._put(event)
-        self.tally[PLACEMENTS] += self.beside.refill()
+        self.beside.refill()
         return done
 
     def _put(self, event: PerfEvent) -> bool:
@@ -300,6 +302,8 @@ class PerfContext:
         The others come back to the same counter with the same distance, so only the count changes.
         """
         self.tally[PLACEMENTS] += len(self._active)
+        if self.beside is not None:
+            self.tally[PLACEMENTS] += self.beside.flexible_on
 
     def _remove(self, event: PerfEvent, counter: Counter) -> None:
         self._update(event, counter)
@@ -387,7 +391,7 @@ class SharedLockContext(PerfContext):
         if made:
             self.tally[SHARED_LOCKS] += made - 1
         if self._enabled:
-            self.tally[PLACEMENTS] += len(self._active)
+            super()._rescheduled()
 
     def _rescheduled(self) -> None:
         self._enabled = True
