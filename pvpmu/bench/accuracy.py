@@ -65,9 +65,10 @@ class AccuracyTotals:
             total.merge(period)
 
     def described(self, labels: Sequence[str]) -> Json:
-        """The field ``accuracy`` of ``docs/bench-json.md``."""
+        """The field ``accuracy`` of ``docs/bench-json.md``; of nothing but zeros without a run."""
+        scaled = self.scaled or [Scaled() for _ in labels]
         return {
-            "scaled": {label: _scaled(one) for label, one in zip(labels, self.scaled, strict=True)},
+            "scaled": {label: _scaled(one) for label, one in zip(labels, scaled, strict=True)},
             "period_error": {label: self._period(i) for i, label in enumerate(labels)},
             "skid": self._skid(),
         }

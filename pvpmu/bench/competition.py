@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ Row = tuple[str, Value, str]
 
 def competition(scenario: Scenario, totals: Totals) -> Json:
     """The fields of a design in ``docs/bench-json.md``, "The host's own events"."""
+    events = scenario.host_load.events
+    did_of: list[Counter[str]] = totals.host_events or [Counter() for _ in events]
     told = {label: totals.told[i] for i, label in enumerate(scenario.labels)}
     return {
         "refused": totals.refused,
@@ -31,7 +34,7 @@ def competition(scenario: Scenario, totals: Totals) -> Json:
                 "running_share": round(did["running"] / did["cycles"], 6) if did["cycles"] else 0.0,
                 "refused": bool(did["refused"]),
             }
-            for event, did in zip(scenario.host_load.events, totals.host_events, strict=True)
+            for event, did in zip(events, did_of, strict=True)
         ],
     }
 

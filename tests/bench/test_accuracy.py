@@ -58,6 +58,12 @@ def test_samples_of_all_runs_are_one_distribution() -> None:
     assert found["period_error"]["b"]["mean"] == 200
 
 
+def test_before_any_run_everything_is_zero() -> None:
+    found = AccuracyTotals().described(LABELS)
+    assert found["scaled"]["a"]["retired"] == 0
+    assert found["skid"] is None
+
+
 def test_without_samples_there_is_nothing_to_say() -> None:
     totals = AccuracyTotals()
     totals.add(one_run([1, 1], [100, 100], [1, 1]), None)
