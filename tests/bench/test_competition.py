@@ -39,10 +39,11 @@ def test_the_document_has_what_each_side_got() -> None:
     assert [event["name"] for event in found["host_events"]] == [
         "cpu-cycles", "branch-instructions", "ref-cycles", "branch-misses",
     ]  # fmt: skip
-    assert found["host_events"][1] == {
+    expected = {
         "name": "branch-instructions", "pinned": True, "guest": True, "period": 925_000,
         "samples": 3, "count": 30, "running_share": 0.25,
     }  # fmt: skip
+    assert found["host_events"][1].items() >= expected.items()
 
 
 def test_without_a_page_nothing_says_what_does_not_count() -> None:
