@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pvpmu.report import plots
 from pvpmu.report.common import Json, design_of, ends, paired, panels_of
@@ -44,7 +45,7 @@ def handlers(bench: Json) -> Section | None:
         [
             Figure(
                 "handlers",
-                plots.distributions(panels_of(bench), found, "µs in the NMI handler (wall clock)"),
+                plots.distributions(_timed(bench), found, "µs in the NMI handler (wall clock)"),
                 "Curves: share of NMI handlers that took at most so long, for each design",
                 f"Every handler of all timed passes. {bench['baseline']} is in every panel.",
             ),
@@ -61,8 +62,29 @@ def handlers(bench: Json) -> Section | None:
                 "Measured NMI handlers",
             ),
             Text(_method(one)),
+            *_untimed(bench),
         ],
     )
+
+
+def _timed(bench: Json) -> plots.Panels:
+    """The panels without the designs whose wall-clock figures mean nothing."""
+    panels = panels_of(bench)
+    void = {design["name"] for design in bench["designs"] if not design["wall_valid"]}
+    groups = [[name for name in group if name not in void] for group in panels.groups]
+    return replace(panels, groups=groups)
+
+
+def _untimed(bench: Json) -> list[Text]:
+    void = [design["name"] for design in bench["designs"] if not design["wall_valid"]]
+    if not void:
+        return []
+    return [
+        Text(
+            f"Not timed: {', '.join(void)}. Accesses that need no exit there are hand-overs here, "
+            f"so that wall-clock figures would mean nothing; counts and modelled times do."
+        )
+    ]
 
 
 def _method(one: Median) -> str:
@@ -91,6 +113,8 @@ def measured_table(bench: Json, measured: Json) -> Table:
         columns += [f"p50, {number} vCPUs, µs" if number != "1" else "p50, 1 vCPU, µs", "interval"]
     rows = []
     for design in bench["designs"]:
+        if not design["wall_valid"]:
+            continue
         cells = [design["name"]]
         for number in numbers:
             own = median_of(measured[number][design["name"]])

@@ -14,7 +14,8 @@ from pvpmu.bench.table import sections
 from pvpmu.guest.scenario import load_scenario
 from pvpmu.report.common import panels_of
 from pvpmu.report.content import _checks, page_of
-from pvpmu.report.page import Commands, Page, Table, Text
+from pvpmu.report.page import Commands, Figure, Page, Table, Text
+from pvpmu.report.timing import handlers, measured_table
 
 from .conftest import Json, evidence_of
 
@@ -94,6 +95,22 @@ def test_measured_handlers_have_medians_intervals_and_what_these_are_worth(
     (text,) = (block.text for block in section.blocks if isinstance(block, Text))
     assert "over 6 turns" in text
     assert "96.9%" in text
+
+
+def test_a_design_whose_wall_clock_means_nothing_is_not_timed(evidence: Json) -> None:
+    bench = deepcopy(evidence["bench"])
+    bench["designs"][2]["wall_valid"] = False
+    section = handlers(bench)
+    assert section is not None
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows] == ["trap-5.14", "trap"]
+    (figure,) = (block for block in section.blocks if isinstance(block, Figure))
+    assert ">page<" not in figure.svg
+    assert any("Not timed: page." in b.text for b in section.blocks if isinstance(b, Text))
+    assert [row[0] for row in measured_table(bench, evidence["vcpus"]).rows] == [
+        "trap-5.14",
+        "trap",
+    ]
 
 
 def test_command_lines_repeat_everything(page: Page, evidence: Json) -> None:
