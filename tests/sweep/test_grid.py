@@ -175,7 +175,7 @@ def test_a_grid_as_a_command_line_is_read_back() -> None:
     given = axes("events=1,2", "design.is_paused=false,true", "cost.exit_ns=1.5,2")
     command = command_of({**given, "seed": (7,)}, "out.csv")
     assert command[:4] == ["pvpmu", "sweep", "--output", "out.csv"]
-    parsed = pvpmu.cli._parser().parse_args(command[1:])
+    parsed = pvpmu.cli._parser(command[1:]).parse_args(command[1:])
     files = {name: getattr(parsed, name) for name in ("scenario", "design", "cost")}
     again = command_axes(files, parsed.set, parsed.vary)
     assert again == {**given, "seed": (7,)}
