@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: Any) ->
 
 
 def test_no_command_loads_what_only_a_report_or_an_engine_needs() -> None:
-    code = "import sys, pvpmu.cli; pvpmu.cli._parser(); print(*sys.modules)"
+    code = "import sys, pvpmu.cli; pvpmu.cli._parser([]); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in run.stdout.split()}
     assert "pvpmu" in loaded
