@@ -88,17 +88,21 @@ def test_what_is_charged_is_what_the_counted_work_costs(
 
 @pytest.mark.parametrize(
     "design",
-    [design_named("page-lean"), replace(design_named("trap"), context_lock="per-exit")],
-    ids=["reads without perf", "one lock for an exit"],
+    [
+        design_named("page-lean"),
+        replace(design_named("trap"), context_lock="per-exit"),
+        design_named("mediated"),
+    ],
+    ids=["reads without perf", "one lock for an exit", "switches"],
 )
-def test_locks_placements_and_reads_without_perf_are_charged_at_their_own_price(
+def test_locks_placements_reads_without_perf_and_switches_are_charged_at_their_own_price(
     design: Design,
 ) -> None:
-    costs = replace(COSTS, lock_ns=300, placement_ns=70, local_read_ns=50)
+    costs = replace(COSTS, lock_ns=300, placement_ns=70, local_read_ns=50, pmu_switch_ns=900)
     report, stats = _run(design, _scenario(frequency=False), costs)
     tally = [sum(words) for words in zip(*stats.tallies, strict=True)]
     work = work_of(sum(stats.exits.values()), tally, report.counts.handlers)
-    assert work.local_reads > 0 or work.locks < work.live_calls
+    assert work.local_reads > 0 or work.locks < work.live_calls or work.switches > 0
     assert report.counts.charged_ns == costs.of(work)
     assert report.counts.count_error == [0, 0, 0, 0]
 
