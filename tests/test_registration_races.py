@@ -14,7 +14,7 @@ from pvpmu.shared import exits, page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named
-from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.page import PAGE_SIZE
@@ -139,10 +139,20 @@ def test_an_overflow_taken_at_a_control_exit_shows_in_the_status(design: str) ->
 
 
 @pytest.mark.rule("BND-14")
-@pytest.mark.parametrize("reason", [0x7F, 0x82, 0xFF])
+@pytest.mark.parametrize("reason", [0x7F, 0x86, 0xFF])
 def test_an_unknown_exit_reason_faults(reason: int) -> None:
     with pytest.raises(GeneralProtectionError):
         Rig("page").cpu.exit(reason)
+
+
+@pytest.mark.rule("BND-14")
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("reason", ["PASSED_READ", "PASSED_WRITE", "PASSED_RDPMC", "OVERFLOW"])
+def test_where_nothing_passes_through_nothing_can_be_had_without_an_exit(
+    design: str, reason: str
+) -> None:
+    with pytest.raises(PeerError, match=f"the host answers {reason} with #GP"):
+        Rig(design).cpu.exit(ExitReason[reason], 0x38F, 1)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
