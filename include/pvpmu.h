@@ -296,7 +296,8 @@ struct pvpmu_exit_slot {
     uint64_t request; /* guest: exit reason 7:0 and request flags */
     uint64_t address; /* guest: MSR address, RDPMC index (ECX) or CPUID leaf */
     uint64_t value; /* guest: value written, or an argument */
-    uint64_t reserved_0x18[5];
+    uint64_t clock; /* guest: guest clock at the exit, ns; measurement only, 0 if not told */
+    uint64_t reserved_0x20[4];
     uint64_t retired_user[7]; /* guest: counts by event kind at CPL 3 */
     uint64_t reserved_0x78;
     uint64_t retired_kernel[7]; /* guest: counts by event kind at CPL 0 */
@@ -325,8 +326,10 @@ PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, address) == 0x8, "address")
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->address) == 0x8, "address");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, value) == 0x10, "value");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->value) == 0x8, "value");
-PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0x18) == 0x18, "reserved_0x18");
-PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0x18) == 0x28, "reserved_0x18");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, clock) == 0x18, "clock");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->clock) == 0x8, "clock");
+PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0x20) == 0x20, "reserved_0x20");
+PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->reserved_0x20) == 0x20, "reserved_0x20");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, retired_user) == 0x40, "retired_user");
 PVPMU_STATIC_ASSERT(sizeof(((struct pvpmu_exit_slot *)0)->retired_user) == 0x38, "retired_user");
 PVPMU_STATIC_ASSERT(offsetof(struct pvpmu_exit_slot, reserved_0x78) == 0x78, "reserved_0x78");

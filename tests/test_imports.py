@@ -20,7 +20,8 @@ PURE = (
     "host/hardware.py", "host/perf.py", "host/hostevents.py", "host/pmc.py", "host/counters.py",
     "host/filter.py", "host/vpmu.py", "host/pmi.py", "host/mediated.py",
     "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
-    "host/stats.py", "host/vcpu.py",
+    "host/stats.py", "host/vcpu.py", "host/traced.py", "guest/traced.py",
+    "recording/format.py", "recording/ring.py", "recording/tracer.py",
     "trace/names.py", "trace/counts.py", "trace/tables.py", "trace/tokens.py",
     "trace/operations.py", "trace/tracker.py", "trace/eventtext.py", "trace/events.py",
     "trace/reading.py",
@@ -39,6 +40,8 @@ EXTRAS = {
 """Libraries that extras install, and who uses them."""
 DRAWS = ("report/plots.py",)
 """Loaded only when something is drawn, so that it may load its library at once."""
+RECORDS = ("format", "ring", "tracer", "file")
+"""Modules that a host or guest needs to record; the others read recordings."""
 PRINTS = {"trace/table.py", "conformance/console.py"}
 BOTH_SIDES = {
     f"conformance/{name}.py"
@@ -115,7 +118,15 @@ def test_the_host_never_imports_the_guest(file: str) -> None:
 @pytest.mark.parametrize("file", _under("shared/"))
 def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
     users = ("host", "guest", "bench", "conformance", "cost", "sweep", "trace", "report")
+    users = (*users, "recording")
     assert not _inside(_imports(file), *(f"pvpmu.{user}" for user in users))
+
+
+@pytest.mark.parametrize("file", [f"recording/{name}.py" for name in RECORDS])
+def test_what_records_knows_neither_side_nor_what_reads_recordings(file: str) -> None:
+    others = _inside(_imports(file), "pvpmu") - _inside(_imports(file), "pvpmu.shared")
+    recording = {f"pvpmu.recording.{name}" for name in RECORDS}
+    assert all(_inside({name}, *recording) for name in others - {"pvpmu", "pvpmu.__version__"})
 
 
 @pytest.mark.parametrize("file", sorted(set(_under("conformance/")) - BOTH_SIDES))

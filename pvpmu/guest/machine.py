@@ -17,6 +17,8 @@ from pvpmu.guest.perf_event import Sample
 from pvpmu.guest.recorder import OperationCounts, Recorder
 from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
+from pvpmu.guest.traced import GuestTrace
+from pvpmu.recording.tracer import Tracer
 from pvpmu.shared.costs import Costs
 from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.histogram import Histogram
@@ -32,7 +34,8 @@ class Machine:
 
     ``slot``: its exit slot. ``cross``: hand over to the host and wait for VM-entry. ``memory``:
     the guest's memory as 64-bit words. ``page_address``: where its page lies in that memory.
-    ``release`` and ``acquire``: the bare crossing, None where there is none (inline).
+    ``release`` and ``acquire``: the bare crossing, None where there is none (inline). ``tracer``:
+    what runs are recorded by, None if they are not.
     """
 
     slot: memoryview[int]
@@ -41,12 +44,23 @@ class Machine:
     page_address: int
     release: Callable[[], None] | None = None
     acquire: Callable[[], None] | None = None
+    tracer: Tracer | None = None
+
+    def trace(self) -> GuestTrace | None:
+        """What traces one run, if runs are traced."""
+        return GuestTrace(self.tracer, self.slot) if self.tracer is not None else None
 
     def vcpu(
-        self, races: Races, recorder: Recorder | None = None, meter: Meter | None = None
+        self,
+        races: Races,
+        recorder: Recorder | None = None,
+        meter: Meter | None = None,
+        trace: GuestTrace | None = None,
     ) -> Vcpu:
         """A vCPU after power-on."""
-        cross = self.cross if recorder is None else recorder.crossing(self.slot, self.cross)
+        cross = self.cross if trace is None else trace.crossing(self.cross)
+        if recorder is not None:
+            cross = recorder.crossing(self.slot, cross)
         if meter is not None:
             cross = meter.crossing(cross)
         return Vcpu(
@@ -120,6 +134,7 @@ class RunJob:
         """Return a :class:`RunReport`; raises :class:`UsageError` for an unsupported event."""
         recorder = Recorder() if self.record else None
         meter = Meter(self.charge, machine.slot) if self.charge is not None else None
+        trace = machine.trace()
         report = RunReport(Counts(), page_registered=False)
         duration = self.scenario.duration
         hooks = RunHooks(
@@ -128,9 +143,10 @@ class RunJob:
             recorder=recorder,
             meter=meter,
             sample_capacity=self.sample_capacity,
+            trace=trace,
         )
         run = GuestRun(
-            machine.vcpu(self.scenario.races, recorder, meter),
+            machine.vcpu(self.scenario.races, recorder, meter, trace),
             machine.memory,
             machine.page_address,
             self.scenario,

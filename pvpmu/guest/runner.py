@@ -11,16 +11,18 @@ from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.guest.perf import PerfCore
+from pvpmu.guest.perf_event import PerfEvent
 from pvpmu.guest.pmu import GENERATIONS, PmuDriver
 from pvpmu.guest.recorder import RecordedAccess, Recorder
 from pvpmu.guest.scenario import Scenario
 from pvpmu.guest.script import Kind, Scripted, make_steps
 from pvpmu.guest.timers import Timers
+from pvpmu.guest.traced import GuestTrace
 from pvpmu.guest.workload import Workload
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.events import KINDS
+from pvpmu.shared.events import CYCLES, KINDS
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.units import NS_PER_S, Ns
 
@@ -75,7 +77,7 @@ class RunHooks:
     ``progress`` is told the guest clock reached (ns) every now and then; ``around_handler`` wraps
     the NMI handler (the timed pass reads the wall clock there); ``recorder`` counts accesses;
     ``meter`` charges exits, host work and handlers to the guest clock, which a script does not let
-    it: its clock is given.
+    it: its clock is given. ``trace`` tells a tracer what happens.
     """
 
     progress: Callable[[Ns], None] | None = None
@@ -83,6 +85,7 @@ class RunHooks:
     recorder: Recorder | None = None
     meter: Meter | None = None
     sample_capacity: int = 0
+    trace: GuestTrace | None = None
 
 
 class GuestRun:
@@ -104,6 +107,7 @@ class GuestRun:
         self._hooks = hooks
         self._recorder = hooks.recorder
         self._meter = hooks.meter
+        self._trace = hooks.trace
         if self._meter is not None:
             refuse_script(scenario)
         vcpu.exit(ExitReason.CONTROL, value=Control.RESET)
@@ -122,6 +126,8 @@ class GuestRun:
         access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
         if self._recorder is not None:
             access = RecordedAccess(access, self._recorder)
+        if self._trace is not None:
+            access = self._trace.access(access)
         generation = GENERATIONS[guest.driver]
         self._driver = PmuDriver(access, self.cpuid, generation)
         self.core = PerfCore(
@@ -153,6 +159,8 @@ class GuestRun:
             self._program = Workload(scenario.phases(seed), scenario.cpu_hz)
             if self._recorder is not None:
                 self.accuracy = Accuracy(self._program, len(self.core.events))
+        if self._trace is not None:
+            self._trace.times = lambda: (self._program.now, self._retired[CYCLES])
         self.core.start(0)
         if self._recorder is not None:
             self._recorder.restart()
@@ -166,7 +174,10 @@ class GuestRun:
         if self.accuracy is not None:
             vcpu.before_retire = self.accuracy.before
             self.core.on_sample = self.accuracy.sampled
-        handler = self._handle_nmi
+        handler: Callable[[], None] = self._handle_nmi
+        if self._trace is not None:
+            handler = self._trace.handler(handler, lambda: self._interrupted_ip, self.counts)
+            self.core.on_sample = self._trace_samples(self._trace, self.core.on_sample)
         around = self._hooks.around_handler
         vcpu.on_nmi = around(handler) if around is not None else handler
         vcpu.exit(ExitReason.CONTROL, value=Control.START)
@@ -311,6 +322,8 @@ class GuestRun:
         self.counts.sched_out += 1
 
     def _operation(self, name: str, run: Callable[[], None]) -> None:
+        if self._trace is not None:
+            run = self._trace.operation(name, run)
         if self._recorder is None:
             run()
         else:
@@ -346,6 +359,16 @@ class GuestRun:
         if recorder is not None:
             kind = "pmi" if enabled else "pmi_disabled"
             recorder.end(kind if handled else "pmi_spurious")
+
+    def _trace_samples(
+        self, trace: GuestTrace, then: Callable[[PerfEvent], None] | None
+    ) -> Callable[[PerfEvent], None]:
+        def sampled(event: PerfEvent) -> None:
+            trace.sample(event.number, self._interrupted_ip, event.hw.last_period)
+            if then is not None:
+                then(event)
+
+        return sampled
 
     def _on_injection(self) -> None:
         # A sample points to what the NMI interrupted, not to where its handler reads the counters.

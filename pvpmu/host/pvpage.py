@@ -153,6 +153,11 @@ class HostPage:
         return self._words[page.RELEASE_SEQ] == self._freeze_seq
 
     @property
+    def rejected(self) -> int:
+        """Bitmap of the turn words, by offset, that the last import refused."""
+        return self._rejected
+
+    @property
     def hold(self) -> Hold:
         """What a restore needs to go on."""
         return Hold(lasts=self._vpmu.held, freeze_seq=self._freeze_seq, pmi_seq=self._pmi_seq)

@@ -128,7 +128,7 @@ class HostVcpu(PageRegistrar):
         self.hardware = GuestPmu(self.cpuid, version) if passes else self.own_events.pmu
         shared = SharedLockContext(self.hardware) if self._design.shares_lock else None
         self._shared_lock = shared
-        self.perf = shared or _context_of(self.hardware)
+        self.perf = self.watched(shared or _context_of(self.hardware))
         self.perf.beside = self._beside()
         self.delivery = PmiDelivery(masks=self.profile.lvtpc_masked)
         self.vpmu = vpmu_of(
@@ -161,6 +161,10 @@ class HostVcpu(PageRegistrar):
         self._has_run = False
         self.result = None
         self.power_on()
+
+    def watched(self, perf: PerfContext) -> PerfContext:
+        """The perf context of a new vPMU; for a subclass that watches its calls."""
+        return perf
 
     def serve(self) -> int:
         """Handle the exit in the slot, prepare the entry, store the reply.

@@ -47,6 +47,7 @@ SLOT = """
 request 0x0 8 guest
 address 0x8 8 guest
 value 0x10 8 guest
+clock 0x18 8 guest
 retired_user 0x40 56 guest
 retired_kernel 0x80 56 guest
 reply 0xc0 8 host

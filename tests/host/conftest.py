@@ -227,6 +227,7 @@ class Machine:
         is_paused: bool = True,
         cpuid: PmuCpuid | None = None,
         profile: Profile = KVM_5_14,
+        host: Callable[..., HostVcpu] = HostVcpu,
         **axes: Any,
     ) -> None:
         self.slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
@@ -241,7 +242,7 @@ class Machine:
             lvtpc_auto=paged,
             **axes,
         )
-        self.host = HostVcpu(self.slot, self.traced, design, cpuid or PmuCpuid(), profile)  # type: ignore[arg-type]
+        self.host = host(self.slot, self.traced, design, cpuid or PmuCpuid(), profile)
 
     def exit(
         self,
