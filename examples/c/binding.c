@@ -106,6 +106,7 @@ static int owner_lives(const char *name)
 
 static void leave(void) /* BND-11: leave no name */
 {
+    char published[sizeof theirs + 5];
     int lock, tries;
 
     /* The socket of a killed host closes a moment before its process has ended. */
@@ -118,6 +119,8 @@ static void leave(void) /* BND-11: leave no name */
         sem_unlink(semaphores[0]);
         sem_unlink(semaphores[1]);
         shm_unlink(theirs);
+        snprintf(published, sizeof published, "%s-live", theirs);
+        shm_unlink(published);
     }
     close(lock);
 }

@@ -66,7 +66,7 @@ def _packed_indices(self: Any) -> list[int]:
 
 
 def _sticky(self: Any) -> None:
-    self._owns_turns = self._entered_running
+    self._owns_turns = self.entered_running
 
 
 def _replays(self: Any) -> bool:

@@ -105,7 +105,7 @@ class HostPage:
         self._acked = words[page.ACKED] & self._status_mask
         self._ovf_ctrl = words[page.OVF_CTRL]
         self._owns_turns = True
-        self._entered_running = True
+        self.entered_running = True
         self._rejected = 0
         self._restore = 0
         self._reject_reason = 0
@@ -138,7 +138,7 @@ class HostPage:
     def load_status(self) -> None:
         """Take the guest's acknowledgements into GLOBAL_STATUS (one load; first at any exit)."""
         # An import whose exit published nothing gave the turn words to the host until now.
-        self._owns_turns = self._entered_running
+        self._owns_turns = self.entered_running
         acked = self._words[page.ACKED] & self._status_mask
         cleared = acked ^ self._acked
         if cleared:
@@ -288,7 +288,7 @@ class HostPage:
             self._store_guest_words()
         live = 0 if self._vpmu.held else self._vpmu.live
         self._store_host(live)
-        self._owns_turns = self._entered_running = live != 0
+        self._owns_turns = self.entered_running = live != 0
         for index, value in self._header:
             words[index] = value
         self._header = []
@@ -357,7 +357,7 @@ class HostPage:
         values[_LVTPC] = self._delivery.lvtpc
         for first, bank in ((_PMC, vpmu.gp), (_FIXED_CTR, vpmu.fixed)):
             values[first : first + len(bank)] = vpmu.values(bank)
-            if self.reloads and self._entered_running:
+            if self.reloads and self.entered_running:
                 self._take_back_reloads(values, first, bank)
         values[_EVTSEL : _EVTSEL + len(vpmu.gp)] = [pmc.eventsel for pmc in vpmu.gp]
         return values

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 
+from pvpmu.host.liveview import VmLive
 from pvpmu.host.worker import HostBoot
-from pvpmu.shared import control, memory
+from pvpmu.shared import control, liveview, memory
 from pvpmu.shared.control import Bye, Channel, Hello, RefusalCode, Refuse, Stats, StatsRequest
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -34,7 +35,8 @@ class HostConfig:
     """What a host offers.
 
     ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
-    events, and the physical PMU. ``test_port``: let the guest make the VMM's calls.
+    events, and the physical PMU. ``test_port``: let the guest make the VMM's calls. ``live``: ask
+    the guest to record latencies for the live view.
     """
 
     name: str
@@ -46,6 +48,7 @@ class HostConfig:
     profile: Profile = KVM_5_14
     load: HostLoad = NO_LOAD
     test_port: bool = False
+    live: bool = False
 
     @property
     def slot_bytes(self) -> int:
@@ -60,16 +63,16 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
     guest comes or the guest vanishes, :class:`ResourceError`.
     """
     cpus = place(config.pin, config.vcpus)
-    with vm_names(config) as listener:
+    with vm_names(config) as listener, _published(config) as live:
         what = f"design {config.design.name}, vCPUs: {config.vcpus}"
         say(f"{config.name}: {what}, waiting for a guest")
         channel, hello = _admit(listener, config)
-        with contextlib.closing(channel):
+        with contextlib.closing(channel), live.serving(hello.pid, hello.vcpus):
             say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")
             handoffs = handoffs_of(config, hello, [host for host, _ in cpus])
             boots = [
                 HostBoot(
-                    handoff,
+                    replace(handoff, live=live.name),
                     config.design,
                     config.cpuid,
                     config.profile,
@@ -107,6 +110,18 @@ def vm_names(config: HostConfig) -> Iterator[socket.socket]:
                 semaphore = memory.create_semaphore(memory.semaphore_name(config.name, vcpu, kind))
                 stack.callback(memory.remove_semaphore, semaphore)
         yield listener
+
+
+@contextlib.contextmanager
+def _published(config: HostConfig) -> Iterator[VmLive]:
+    """What the live view sees of the VM; gone on leaving, but for those who look at it by then."""
+    size = liveview.host_bytes(config.vcpus)
+    name = memory.segment_name(config.name, liveview.HOST_SIDE)
+    with Segment.create(name, size) as segment:
+        liveview.begin_host(
+            segment.words, vcpus=config.vcpus, design=config.design.name, wants=config.live
+        )
+        yield VmLive(segment.name, segment.words)
 
 
 def handoffs_of(config: HostConfig, hello: Hello, cpus: Sequence[int]) -> list[Handoff]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
+from pvpmu.host.liveview import HostLive, publishing
 from pvpmu.host.stats import HostStats
 from pvpmu.host.testport import TestPort
 from pvpmu.host.vcpu import HostVcpu
-from pvpmu.shared import exits
+from pvpmu.shared import exits, liveview
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -18,6 +19,7 @@ from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.hostload import HostLoad
+from pvpmu.shared.memory import Segment
 from pvpmu.shared.port import area_of
 from pvpmu.shared.profile import Profile
 
@@ -62,9 +64,14 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     if boot.test_port and area is not None:
         TestPort(vcpu, area)
     acquire, release = attached.exit_semaphore.acquire, attached.entry_semaphore.release
+    serve = vcpu.serve
+    if boot.handoff.live:
+        number = boot.handoff.vcpu
+        live = Segment.attach(boot.handoff.live, liveview.host_bytes(number + 1))
+        serve = publishing(vcpu, slot, HostLive(live.words[liveview.host_area(number)]))
     pipe.send(True)
     try:
-        _serve_exits(pipe, vcpu, slot, acquire, release)
+        _serve_exits(pipe, vcpu, serve, slot, acquire, release)
     except OSError as error:
         # A guest can post until a semaphore is full.
         raise PeerError(f"semaphores of vCPU {boot.handoff.vcpu}: {error.strerror}") from None
@@ -73,11 +80,11 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
 def _serve_exits(
     pipe: Connection[Any, Any],
     vcpu: HostVcpu,
+    serve: Callable[[], int],
     slot: memoryview[int],
     acquire: Callable[[], None],
     release: Callable[[], None],
 ) -> NoReturn:
-    serve = vcpu.serve
     while True:
         acquire()
         reason = serve()

@@ -21,7 +21,8 @@ class Handoff:
     """Where a vCPU's slot, memory and semaphores are.
 
     ``segment_bytes`` and ``memory_bytes`` are sizes without headers; slots lie ``slot_bytes``
-    apart. ``cpu``: where this side's worker runs, -1 for anywhere.
+    apart. ``cpu``: where this side's worker runs, -1 for anywhere. ``live``: the segment in which
+    this side publishes (:mod:`pvpmu.shared.liveview`), empty for none.
     """
 
     vcpu: int
@@ -33,6 +34,7 @@ class Handoff:
     memory_bytes: int
     exit_semaphore: str
     entry_semaphore: str
+    live: str = ""
 
     def attach(self) -> Attached:
         """Map everything and go to the CPU.

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-_SUB_BITS = 7
+SUB_BITS = 7
+TOP_BITS = 32
+BUCKETS = (TOP_BITS - SUB_BITS + 1) << SUB_BITS
+"""Buckets of a histogram in shared words: values from 2**32 ns (4.3 s) on count in the last."""
 
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
 
@@ -24,12 +27,21 @@ class Histogram:
     def record(self, value: int) -> None:
         """Count one value in ns."""
         value = max(value, 0)
-        shift = max(value.bit_length() - _SUB_BITS - 1, 0)
-        bucket = (shift << _SUB_BITS) + (value >> shift)
+        bucket = bucket_of(value)
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
         self.count += 1
         self.total += value
         self.max = max(self.max, value)
+
+    @classmethod
+    def of(cls, counts: Mapping[int, int]) -> Histogram:
+        """One with so many values by bucket; the largest value is taken for its bucket's end."""
+        made = cls()
+        made._counts = {bucket: count for bucket, count in counts.items() if count}
+        made.count = sum(made._counts.values())
+        made.total = sum(value_of(bucket) * count for bucket, count in made._counts.items())
+        made.max = highest_of(max(made._counts)) if made._counts else 0
+        return made
 
     def merge(self, other: Histogram) -> None:
         """Add another histogram's counts."""
@@ -46,12 +58,12 @@ class Histogram:
         for bucket in sorted(self._counts):
             seen += self._counts[bucket]
             if seen >= wanted:
-                return min(_value(bucket), self.max)
+                return min(value_of(bucket), self.max)
         return 0
 
     def buckets(self) -> list[list[int]]:
         """[value in ns, count] of each bucket that holds any, ascending."""
-        return [[min(_value(b), self.max), self._counts[b]] for b in sorted(self._counts)]
+        return [[min(value_of(b), self.max), self._counts[b]] for b in sorted(self._counts)]
 
     def summary(self) -> dict[str, float]:
         """count, mean, p50, p90, p99, p999, max; ns."""
@@ -78,8 +90,28 @@ def summarize(values: Iterable[float]) -> dict[str, float]:
     }
 
 
-def _value(bucket: int) -> int:
+def bucket_of(value: int) -> int:
+    """The bucket of a value in ns, not negative: 256 of 1 ns, then 128 for each power of two.
+
+    Source: HdrHistogram's countsArrayIndex with two significant digits from 1 ns on.
+    """
+    shift = max(value.bit_length() - SUB_BITS - 1, 0)
+    return (shift << SUB_BITS) + (value >> shift)
+
+
+def value_of(bucket: int) -> int:
     """The middle of a bucket, ns."""
-    shift = max((bucket >> _SUB_BITS) - 1, 0)
-    low = (bucket - (shift << _SUB_BITS)) << shift
-    return low + ((1 << shift) >> 1)
+    low, high = bounds_of(bucket)
+    return low + ((high - low + 1) >> 1)
+
+
+def highest_of(bucket: int) -> int:
+    """The largest value of a bucket, ns."""
+    return bounds_of(bucket)[1]
+
+
+def bounds_of(bucket: int) -> tuple[int, int]:
+    """Smallest and largest value of a bucket, ns."""
+    shift = max((bucket >> SUB_BITS) - 1, 0)
+    low = (bucket - (shift << SUB_BITS)) << shift
+    return low, low + (1 << shift) - 1

@@ -4,6 +4,7 @@ Names, for a VM called NAME::
 
     /dev/shm/pvpmu.NAME.host          the host's segment: one exit slot per vCPU
     /dev/shm/pvpmu.NAME.guest         the guest's memory: one page per vCPU
+    /dev/shm/pvpmu.NAME.host-live     what the host publishes for the live view; also .guest-live
     /dev/shm/sem.pvpmu.NAME.I.exit    vCPU I's VM-exit; also .entry; owned by the host segment
 
 A segment starts with a header that names its owner (process id and start time), ready word last.
@@ -36,7 +37,7 @@ HEADER_SIZE = PAGE_SIZE
 _SHM = Path("/dev/shm")  # noqa: S108 (where shm_open(3) and sem_open(3) keep names)
 _PREFIX = "pvpmu."
 _VM_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
-_SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>host|guest)")
+_SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>(?:host|guest)(?:-live)?)")
 _SEMAPHORE_FILE = re.compile(r"sem\.(?P<name>pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry))")
 _LOCK_TIMEOUT_S = 10
 _LOCK_RETRY_S = 0.002
@@ -62,7 +63,7 @@ def checked_vm_name(name: str) -> str:
 
 
 def segment_name(vm: str, side: str) -> str:
-    """The segment of ``side`` ("host" or "guest")."""
+    """The segment of ``side``: "host", "guest", "host-live" or "guest-live"."""
     return f"{_PREFIX}{vm}.{side}"
 
 
@@ -156,6 +157,67 @@ class Segment:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Copies:
+    """A segment of any process of this user, read by copying and never mapped.
+
+    Its owner can shrink it without harm, and what it held stays readable after its name has gone.
+    A context manager. Raises :class:`PeerError` as :meth:`Segment.attach` does.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        inspect_segment(name, size)
+        self.name = name
+        try:
+            self._file = (_SHM / name).open("rb", buffering=0)
+        except OSError as error:
+            raise PeerError(f"{name}: {error.strerror}") from None
+
+    def words(self, first: int, count: int) -> memoryview[int]:
+        """A copy of ``count`` words from word ``first`` after the header on.
+
+        The kernel copies aligned words whole. Raises :class:`PeerError` if they are not there.
+        """
+        wanted = count * WORD_BYTES
+        raw = os.pread(self._file.fileno(), wanted, HEADER_SIZE + first * WORD_BYTES)
+        if len(raw) < wanted:
+            raise PeerError(f"{self.name}: {len(raw)} bytes, expected {wanted}: it was cut")
+        return memoryview(raw).cast("Q")
+
+    def owner_lives(self) -> bool:
+        """Whether the process that made it still runs and has not removed the name."""
+        path = _SHM / self.name
+        try:
+            same = os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+        return same and _owner_lives(path)
+
+    def close(self) -> None:
+        """Let go."""
+        self._file.close()
+
+    def __enter__(self) -> Copies:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def live_vms(side: str) -> list[str]:
+    """Names of the VMs that have a segment of ``side`` whose owner lives, in order."""
+    found = []
+    for path in sorted(_SHM.iterdir()):
+        segment = _SEGMENT_FILE.fullmatch(path.name)
+        if segment is not None and segment["side"] == side and _owner_lives(path):
+            found.append(segment["vm"])
+    return found
 
 
 def inspect_segment(name: str, size: int) -> None:

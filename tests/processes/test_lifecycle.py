@@ -253,7 +253,7 @@ def test_a_killed_worker_ends_both_sides(vm: Vm, side: str) -> None:
 
 def test_after_killing_everything_the_next_start_removes_the_names(vm: Vm) -> None:
     host, guest = vm.host(), vm.running_guest()
-    assert len(vm.left()) == 4
+    assert len(vm.left()) == 5
     for process in (host, guest):
         process.kill()
     for process in (host, guest):
@@ -270,7 +270,7 @@ def test_cleanup_removes_the_names_of_dead_owners_and_only_those(vm: Vm, tmp_pat
     vm.started.append(other.host())
     host = vm.host()
     dead = {name for name in vm.left() if name not in other.left()}
-    assert len(dead) == 3
+    assert len(dead) == 4
     host.kill()
     host.wait(TIMEOUT_S)
     done = subprocess.run(

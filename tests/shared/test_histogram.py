@@ -1,10 +1,20 @@
 """The latency histogram."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvpmu.shared.histogram import Histogram, summarize
+from pvpmu.shared.histogram import (
+    BUCKETS,
+    Histogram,
+    bounds_of,
+    bucket_of,
+    highest_of,
+    summarize,
+    value_of,
+)
 
 VALUES = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=200)
 EXACT = settings(deadline=None, derandomize=True, database=None)
@@ -80,3 +90,36 @@ def test_buckets_ascend_and_hold_every_value(values: list[int]) -> None:
     assert [ns for ns, _ in buckets] == sorted(ns for ns, _ in buckets)
     for value in values:
         assert min(abs(ns - value) for ns, _ in buckets) <= value / 100
+
+
+@given(st.integers(0, (1 << 32) - 1))
+@EXACT
+def test_a_bucket_holds_its_value_and_is_at_most_one_percent_wide(value: int) -> None:
+    low, high = bounds_of(bucket_of(value))
+    assert low <= value <= high == highest_of(bucket_of(value))
+    assert abs(value_of(bucket_of(value)) - value) <= value / 100
+    assert bucket_of(low) == bucket_of(high) < BUCKETS
+
+
+def test_buckets_leave_no_gap_up_to_the_largest_value_in_shared_words() -> None:
+    edges = [bounds_of(bucket) for bucket in range(BUCKETS)]
+    assert edges[0][0] == 0
+    assert all(after[0] == before[1] + 1 for before, after in itertools.pairwise(edges))
+    assert edges[-1][1] == (1 << 32) - 1
+
+
+@given(VALUES)
+@EXACT
+def test_a_histogram_of_counts_is_the_one_that_recorded_them(values: list[int]) -> None:
+    recorded = filled(values)
+    counts: dict[int, int] = {}
+    for value in values:
+        counts[bucket_of(value)] = counts.get(bucket_of(value), 0) + 1
+    made = Histogram.of(counts)
+    for share in (0.01, 0.5, 0.99):
+        assert (
+            abs(made.quantile(share) - recorded.quantile(share)) <= recorded.quantile(share) / 100
+        )
+    assert made.count == len(values)
+    assert max(values) <= made.max <= max(values) * 1.01
+    assert Histogram.of({}).summary()["count"] == 0

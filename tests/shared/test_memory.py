@@ -14,11 +14,13 @@ from pvpmu.shared import memory
 from pvpmu.shared.errors import NameInUseError, PeerError, ResourceError, UsageError
 from pvpmu.shared.memory import (
     SEGMENT_HEADER,
+    Copies,
     Segment,
     attach_semaphore,
     checked_vm_name,
     cleanup,
     create_semaphore,
+    live_vms,
     remove_semaphore,
     segment_name,
     semaphore_name,
@@ -304,11 +306,13 @@ def test_cleanup_tells_what_it_removed_and_what_it_kept(
     monkeypatch.setattr(memory, "_owner_lives", lambda path: ".live." in path.name)
     dead = [
         "pvpmu.dead.guest",
+        "pvpmu.dead.guest-live",
         "pvpmu.dead.host",
+        "pvpmu.dead.host-live",
         "sem.pvpmu.dead.0.entry",
         "sem.pvpmu.half.0.exit",
     ]
-    live = ["pvpmu.live.host", "sem.pvpmu.live.0.exit"]
+    live = ["pvpmu.live.host", "pvpmu.live.host-live", "sem.pvpmu.live.0.exit"]
     for name in (*dead, *live, "pvpmu.live.other"):
         (tmp_path / name).write_bytes(b"")
     assert cleanup() == (dead, live)
@@ -330,6 +334,47 @@ def test_cleanup_never_touches_a_foreign_file(vm: str) -> None:
     removed, kept = cleanup()
     assert left(vm) == sorted(names)
     assert not set(names) & {*removed, *kept}
+
+
+# Reading without mapping -------------------------------------------------------------------------
+
+
+def test_copies_read_the_words_and_know_whether_the_owner_lives(vm: str) -> None:
+    name = segment_name(vm, "host-live")
+    with Segment.create(name, 4096) as segment, Copies(name, 4096) as copies:
+        segment.words[511] = 1 << 63
+        assert copies.words(510, 2).tolist() == [0, 1 << 63]
+        assert copies.owner_lives()
+        assert vm in live_vms("host-live")
+        assert vm not in live_vms("guest-live")
+
+
+def test_copies_still_read_what_was_removed(vm: str) -> None:
+    name = segment_name(vm, "host-live")
+    with Segment.create(name, 4096) as segment:
+        segment.words[0] = 77
+        copies = Copies(name, 4096)
+    with copies:
+        assert copies.words(0, 1)[0] == 77
+        assert not copies.owner_lives()
+        # Another one of that name is not the one that is read.
+        with Segment.create(name, 4096):
+            assert copies.words(0, 1)[0] == 77
+            assert not copies.owner_lives()
+
+
+def test_copies_of_a_segment_that_its_owner_cut_are_an_error_and_no_signal(vm: str) -> None:
+    name = segment_name(vm, "guest-live")
+    with Segment.create(name, 8192), Copies(name, 8192) as copies:
+        os.truncate(SHM / name, 8192)
+        assert len(copies.words(0, 512)) == 512
+        with pytest.raises(PeerError, match=r"0 bytes, expected 8: it was cut"):
+            copies.words(512, 1)
+
+
+def test_there_are_no_copies_of_what_does_not_exist(vm: str) -> None:
+    with pytest.raises(PeerError, match="No such file"):
+        Copies(segment_name(vm, "host-live"), 4096)
 
 
 # Names -------------------------------------------------------------------------------------------
