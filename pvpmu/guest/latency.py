@@ -29,6 +29,8 @@ _EMPTY = "empty"
 _SCRATCH = page.PAGE_SIZE // 8 - 1
 """The page's last word: in the tail, which stays the guest's."""
 
+_FLOOR_ROUNDS, _FLOOR_BATCH = 25, 40
+
 _WRITE_VALUES = {
     Role.PERFCTR: 0xFFFF_0000,
     Role.PMC: 0xFFFF_0000,
@@ -140,19 +142,9 @@ class LatencyJob:
             results.setdefault(name, []).append((spent - (middle - start)) / batch)
 
     def _round_trip(self, machine: Machine, report: LatencyReport) -> None:
-        release, acquire = machine.release, machine.acquire
-        if release is None or acquire is None:
-            return
-        machine.slot[exits.VALUE] = self.exit_batch
-        machine.slot[exits.REQUEST] = ExitReason.FLOOR
-        machine.cross()
-
-        def trips(batch: int) -> None:
-            for _ in repeat(None, batch):
-                release()
-                acquire()
-
-        self._measure(self.exit_batch, [(report.floors, ROUND_TRIP, trips)])
+        trips = _trips(machine, self.exit_batch)
+        if trips is not None:
+            self._measure(self.exit_batch, [(report.floors, ROUND_TRIP, trips)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +174,38 @@ class ThroughputJob:
             done += self.batch
         progress(1.0)
         return ThroughputReport(done, spent)
+
+
+def round_trips(machine: Machine, clock: Callable[[], Ns]) -> list[float]:
+    """Mean ns per bare round trip of each batch, loop cost subtracted."""
+    found: list[float] = []
+    for _ in range(_FLOOR_ROUNDS):
+        trips = _trips(machine, _FLOOR_BATCH)
+        if trips is None:
+            return [0.0]
+        start = clock()
+        _empty(_FLOOR_BATCH)
+        middle = clock()
+        trips(_FLOOR_BATCH)
+        found.append((clock() - middle - (middle - start)) / _FLOOR_BATCH)
+    return found
+
+
+def _trips(machine: Machine, batch: int) -> Probe | None:
+    """Have the host answer one batch of bare round trips, to be made at once; None inline."""
+    release, acquire = machine.release, machine.acquire
+    if release is None or acquire is None:
+        return None
+    machine.slot[exits.VALUE] = batch
+    machine.slot[exits.REQUEST] = ExitReason.FLOOR
+    machine.cross()
+
+    def trips(batch: int) -> None:
+        for _ in repeat(None, batch):
+            release()
+            acquire()
+
+    return trips
 
 
 def _readable(addresses: Iterable[int], cpuid: PmuCpuid) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from pvpmu.guest.accuracy import SampleErrors
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.liveview import GuestLive, Instrumented
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.perf_event import Sample
 from pvpmu.guest.recorder import OperationCounts, Recorder
@@ -19,12 +20,13 @@ from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
 from pvpmu.guest.traced import GuestTrace
 from pvpmu.recording.tracer import Tracer
+from pvpmu.shared.clock import timer_cost
 from pvpmu.shared.costs import Costs
 from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.histogram import Histogram
+from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.units import Ns
 
-_TIMER_SAMPLES = 1001
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -35,7 +37,8 @@ class Machine:
     ``slot``: its exit slot. ``cross``: hand over to the host and wait for VM-entry. ``memory``:
     the guest's memory as 64-bit words. ``page_address``: where its page lies in that memory.
     ``release`` and ``acquire``: the bare crossing, None where there is none (inline). ``tracer``:
-    what runs are recorded by, None if they are not.
+    what runs are recorded by, None if they are not. ``live``: where timed runs record their
+    latencies for the live view, None for nowhere.
     """
 
     slot: memoryview[int]
@@ -45,6 +48,7 @@ class Machine:
     release: Callable[[], None] | None = None
     acquire: Callable[[], None] | None = None
     tracer: Tracer | None = None
+    live: GuestLive | None = None
 
     def trace(self) -> GuestTrace | None:
         """What traces one run, if runs are traced."""
@@ -56,9 +60,12 @@ class Machine:
         recorder: Recorder | None = None,
         meter: Meter | None = None,
         trace: GuestTrace | None = None,
+        live: Instrumented | None = None,
     ) -> Vcpu:
         """A vCPU after power-on."""
-        cross = self.cross if trace is None else trace.crossing(self.cross)
+        cross = self.cross if live is None else live.cross
+        if trace is not None:
+            cross = trace.crossing(cross)
         if recorder is not None:
             cross = recorder.crossing(self.slot, cross)
         if meter is not None:
@@ -70,6 +77,13 @@ class Machine:
             latency=races.injection_latency,
             tail=races.handler_tail,
         )
+
+    def instrumented(self) -> Instrumented | None:
+        """What times a vCPU, if latencies are recorded."""
+        if self.live is None:
+            return None
+        page = slice(self.page_address // 8, (self.page_address + PAGE_SIZE) // 8)
+        return self.live.instrument(self.slot, self.memory[page], self.cross)
 
 
 class Progress(Protocol):
@@ -135,18 +149,28 @@ class RunJob:
         recorder = Recorder() if self.record else None
         meter = Meter(self.charge, machine.slot) if self.charge is not None else None
         trace = machine.trace()
+        # The pass that counts spends its time on that: it has no latencies to show.
+        live = None if self.record else machine.instrumented()
         report = RunReport(Counts(), page_registered=False)
+        timing = self._timing(report)
+
+        def around(handler: Callable[[], None]) -> Callable[[], None]:
+            if live is not None:
+                handler = live.handler(handler, lambda: run.counts.spurious)
+            return handler if timing is None else timing(handler)
+
         duration = self.scenario.duration
         hooks = RunHooks(
             progress=lambda now: progress(min(now / duration, 1.0)),
-            around_handler=self._timing(report),
+            around_handler=around,
             recorder=recorder,
             meter=meter,
+            live=live,
             sample_capacity=self.sample_capacity,
             trace=trace,
         )
         run = GuestRun(
-            machine.vcpu(self.scenario.races, recorder, meter, trace),
+            machine.vcpu(self.scenario.races, recorder, meter, trace, live),
             machine.memory,
             machine.page_address,
             self.scenario,
@@ -188,12 +212,3 @@ class RunJob:
             return timed
 
         return around
-
-
-def timer_cost(clock: Callable[[], Ns]) -> Ns:
-    """What two consecutive readings of ``clock`` differ by, in ns (median)."""
-    costs = []
-    for _ in range(_TIMER_SAMPLES):
-        start = clock()
-        costs.append(clock() - start)
-    return sorted(costs)[_TIMER_SAMPLES // 2]

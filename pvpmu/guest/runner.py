@@ -8,6 +8,7 @@ from operator import add
 
 from pvpmu.guest.accuracy import Accuracy
 from pvpmu.guest.cpu import Vcpu
+from pvpmu.guest.liveview import Instrumented
 from pvpmu.guest.meter import Meter
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.guest.perf import PerfCore
@@ -77,13 +78,15 @@ class RunHooks:
     ``progress`` is told the guest clock reached (ns) every now and then; ``around_handler`` wraps
     the NMI handler (the timed pass reads the wall clock there); ``recorder`` counts accesses;
     ``meter`` charges exits, host work and handlers to the guest clock, which a script does not let
-    it: its clock is given. ``trace`` tells a tracer what happens.
+    it: its clock is given. ``live`` times accesses for the live view; ``trace`` tells a tracer what
+    happens.
     """
 
     progress: Callable[[Ns], None] | None = None
     around_handler: Callable[[Callable[[], None]], Callable[[], None]] | None = None
     recorder: Recorder | None = None
     meter: Meter | None = None
+    live: Instrumented | None = None
     sample_capacity: int = 0
     trace: GuestTrace | None = None
 
@@ -122,14 +125,8 @@ class GuestRun:
             )
         guest = guest or GuestDesign()
         self.page_registered = vcpu.register_page(memory, page_address, guest=guest, retry=True)
-        # As a kernel that finds no page leaves its native MSR operations in place.
-        access: MsrAccess = vcpu.seam if self.page_registered else vcpu.trapped
-        if self._recorder is not None:
-            access = RecordedAccess(access, self._recorder)
-        if self._trace is not None:
-            access = self._trace.access(access)
         generation = GENERATIONS[guest.driver]
-        self._driver = PmuDriver(access, self.cpuid, generation)
+        self._driver = PmuDriver(self._access(), self.cpuid, generation)
         self.core = PerfCore(
             self._driver,
             scenario.configs(self.cpuid),
@@ -164,6 +161,18 @@ class GuestRun:
         self.core.start(0)
         if self._recorder is not None:
             self._recorder.restart()
+
+    def _access(self) -> MsrAccess:
+        """What the driver uses: the seam, or what traps, and whoever looks at it from outside."""
+        # As a kernel that finds no page leaves its native MSR operations in place.
+        access: MsrAccess = self._vcpu.seam if self.page_registered else self._vcpu.trapped
+        if self._hooks.live is not None:
+            access = self._hooks.live.access(access)
+        if self._recorder is not None:
+            access = RecordedAccess(access, self._recorder)
+        if self._trace is not None:
+            access = self._trace.access(access)
+        return access
 
     def run(self) -> Counts:
         """Run the measured window, then settle the counts outside it."""

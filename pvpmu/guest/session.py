@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pvpmu.guest.machine import Job
 from pvpmu.guest.worker import JobProgress, JobResult
-from pvpmu.shared import control, memory
+from pvpmu.shared import control, liveview, memory
 from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, VcpuStats, Welcome
 from pvpmu.shared.errors import PeerError, UsageError
 from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.handoff import Handoff
+from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.workers import Worker, workers
@@ -147,12 +148,14 @@ def open_session(
     wait_s: float,
     memory_bytes: int | None = None,
     host_lives: Callable[[], bool] | None = None,
+    live: bool = False,
 ) -> Iterator[Session]:
     """Join the VM called ``name`` with so many vCPUs; everything is removed on leaving.
 
     Waits up to ``wait_s`` for the host, or until ``host_lives`` says no. ``memory_bytes``: size
-    of the guest's memory, as little as its pages need by default. Raises :class:`UsageError` when
-    that is too small, :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
+    of the guest's memory, as little as its pages need by default. ``live``: record latencies for
+    the live view, as the host may also ask for. Raises :class:`UsageError` when the memory is too
+    small, :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
     """
     needed = memory_needed(vcpus)
     size = needed if memory_bytes is None else memory_bytes
@@ -163,7 +166,12 @@ def open_session(
         )
     with (
         join(name, vcpus, wait_s=wait_s, memory_bytes=size, host_lives=host_lives) as admission,
-        workers("guest", "pvpmu.guest.worker:run_vcpu", admission.handoffs) as started,
+        _published(name, vcpus, wanted=live or _asked(name)) as published,
+        workers(
+            "guest",
+            "pvpmu.guest.worker:run_vcpu",
+            [replace(handoff, live=published) for handoff in admission.handoffs],
+        ) as started,
     ):
         session = Session(admission.channel, admission.welcome, started)
         try:
@@ -173,6 +181,28 @@ def open_session(
             admission.leave()
             raise
         admission.leave()
+
+
+@contextlib.contextmanager
+def _published(name: str, vcpus: int, *, wanted: bool) -> Iterator[str]:
+    """The segment of this guest's latencies, empty for none; it is gone on leaving."""
+    if not wanted:
+        yield ""
+        return
+    size = liveview.guest_bytes(vcpus)
+    with Segment.create(memory.segment_name(name, liveview.GUEST_SIDE), size) as segment:
+        liveview.begin_guest(segment.words, vcpus=vcpus)
+        yield segment.name
+
+
+def _asked(name: str) -> bool:
+    """Whether the host asks for latencies; a host that publishes nothing does not."""
+    try:
+        with memory.Copies(memory.segment_name(name, liveview.HOST_SIDE), liveview.VM.size) as host:
+            words = host.words(0, liveview.VM.size // WORD_BYTES)
+    except PeerError:
+        return False
+    return words[liveview.VM_VERSION] == liveview.VIEW_VERSION and bool(words[liveview.VM_WANTS])
 
 
 def _check(welcome: Welcome, vcpus: int) -> None:

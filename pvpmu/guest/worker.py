@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from statistics import median
 from typing import Any
 
+from pvpmu.guest.latency import round_trips
+from pvpmu.guest.liveview import GuestLive, calibrated
 from pvpmu.guest.machine import Job, Machine
+from pvpmu.shared import liveview
 from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.handoff import Handoff
+from pvpmu.shared.memory import Segment
 from pvpmu.shared.page import PAGE_SIZE
 
 
@@ -31,6 +37,14 @@ def page_address(vcpu: int) -> int:
     return vcpu * PAGE_SIZE
 
 
+def _live(handoff: Handoff) -> GuestLive | None:
+    """Where the vCPU's latencies go, if they are recorded."""
+    if not handoff.live:
+        return None
+    segment = Segment.attach(handoff.live, liveview.guest_bytes(handoff.vcpu + 1))
+    return calibrated(segment.words[liveview.guest_area(handoff.vcpu)], time.perf_counter_ns)
+
+
 def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
     """Do jobs until ended. Sends True when ready, JobProgress now and then, a JobResult each."""
     attached = handoff.attach()
@@ -47,7 +61,10 @@ def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
         page_address(handoff.vcpu),
         release,
         acquire,
+        live=_live(handoff),
     )
+    if machine.live is not None:
+        machine.live.measured_floor(median(round_trips(machine, time.perf_counter_ns)))
     pipe.send(True)
     while True:
         job: Job[object] = pipe.recv()
