@@ -41,7 +41,7 @@ EXTRAS = {
 """Libraries that extras install, and who uses them."""
 DRAWS = ("report/plots.py",)
 """Loaded only when something is drawn, so that it may load its library at once."""
-RECORDS = ("format", "ring", "tracer", "file")
+RECORDS = ("format", "ring", "tracer", "file", "options", "handed")
 """Modules that a host or guest needs to record; the others read recordings."""
 PRINTS = {"trace/table.py", "conformance/console.py"}
 BOTH_SIDES = {

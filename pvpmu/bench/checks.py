@@ -10,6 +10,7 @@ from pvpmu.bench.charged import charged_as_counted
 from pvpmu.bench.competition import accounts_for_errors
 from pvpmu.bench.counted import is_pmu
 from pvpmu.bench.measure import BenchConfig, Measured
+from pvpmu.bench.recorded import as_counted
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.script import ScriptCounts
 
@@ -104,6 +105,14 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
             "the script was played as it is written",
             lambda: all(_as_written(scenario.script, totals) for totals in true),
             "" if scenario.script is not None else _NOT_THIS,
+        ),
+        _Check(
+            "the recording holds what was counted, to the last one",
+            lambda: all(
+                name in measured.recorded and as_counted(measured.recorded[name], totals)
+                for name, totals in measured.totals.items()
+            ),
+            "" if config.record_to is not None else _NOT_THIS,
         ),
     ]
 

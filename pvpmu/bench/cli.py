@@ -13,12 +13,14 @@ from typing import Any
 from pvpmu.bench.counted import Json
 from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
+from pvpmu.bench.recorded import missing
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.cost.model import CostModel
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
+from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared.design import ALL, DEFAULT_DESIGNS, DRIVERS, design_names, designs_named
@@ -88,6 +90,7 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
         help="charge exits, perf calls and handlers to the guest clock as this cost model says, or "
         f"{_NO_CHARGE} (default: what the scenario says, mostly {_NO_CHARGE})",
     )
+    add_record_options(bench)
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     bench.add_argument(
         "--report",
@@ -123,6 +126,7 @@ def _bench(args: argparse.Namespace) -> int:
         clock=time.perf_counter_ns,
         charge=_charge(args.charge, scenario),
         driver=args.driver,
+        record_to=record_to(args),
     )
     reference = load_reference(scenario.reference)
     with progress_on(Console(stderr=True)) as progress:
@@ -130,6 +134,9 @@ def _bench(args: argparse.Namespace) -> int:
         result = document(config, measured, models, reference)
         if args.report is not None:
             _report(args, config, result, progress)
+    lacking = missing(measured.recordings.values())
+    if lacking is not None:
+        warn("pvpmu bench", lacking)
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pvpmu.bench.counterpart import count_counterpart, standing_for
+from pvpmu.bench.recorded import Recorded, read_back, record
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.totals import Totals
 from pvpmu.bench.vm import Vm, VmConfig, open_vm
@@ -22,7 +23,10 @@ from pvpmu.guest.latency import LatencyJob, LatencyReport, ThroughputJob, Throug
 from pvpmu.guest.machine import Job, RunJob, RunReport
 from pvpmu.guest.runner import refuse_script
 from pvpmu.guest.scenario import Scenario, run_seed
+from pvpmu.recording.file import Outcome
+from pvpmu.recording.options import RecordTo
 from pvpmu.shared.design import Design, DriverName, GuestDesign
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.units import NS_PER_S, Ns
 
 TIMED_PASSES = 3
@@ -42,7 +46,8 @@ class BenchConfig:
     """What to measure. ``clock`` returns wall ns; ``pin``: see PINS.
 
     ``charge``: the model charged to the guest clock; raises :class:`UsageError` for a script.
-    ``driver``: the guest's driver generation, else each design's own.
+    ``driver``: the guest's driver generation, else each design's own. ``record_to``: where the runs
+    of every design are recorded to, in passes of their own.
     """
 
     scenario: Scenario
@@ -55,6 +60,7 @@ class BenchConfig:
     clock: Callable[[], Ns]
     charge: CostModel | None = None
     driver: DriverName | None = None
+    record_to: RecordTo | None = None
 
     def __post_init__(self) -> None:
         if self.charge is not None:
@@ -91,13 +97,16 @@ class Measured:
     """Everything measured. ``latency`` and ``totals`` by design name.
 
     ``counterpart``: by design name, counts of the workload published beside the scenario's, where
-    there is one and nothing is charged.
+    there is one and nothing is charged. ``recordings``: by design name, what became of its
+    recording; ``recorded``: what the file holds.
     """
 
     totals: dict[str, Totals] = field(default_factory=dict)
     counterpart: dict[str, Totals] = field(default_factory=dict)
     latency: dict[str, LatencyReport] = field(default_factory=dict)
     scaling: Scaling | None = None
+    recordings: dict[str, Outcome] = field(default_factory=dict)
+    recorded: dict[str, Recorded] = field(default_factory=dict)
 
 
 class _Work:
@@ -149,6 +158,7 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
         reference = load_reference(config.scenario.reference) if config.charge is None else None
         steps = (1 + TIMED_PASSES) * config.runs * len(vms) + _LATENCY_TURNS * len(vms)
         steps += len(standing_for(reference, vms))
+        steps += config.runs * len(vms) if config.record_to is not None else 0
         work = _Work(steps + (3 * _SCALING_ROUNDS if scales else 0), progress)
         measured.totals = {name: Totals() for name in vms}
         for run in range(config.runs):
@@ -166,8 +176,34 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
             seed=config.seed,
             on_design=lambda name: work.begin(f"{name}: counting the counterpart"),
         )
+    if config.record_to is not None:
+        _record(config, work, measured, config.record_to)
     progress(1.0, "done")
     return measured
+
+
+def _record(config: BenchConfig, work: _Work, measured: Measured, record_to: RecordTo) -> None:
+    """The runs of each design once more, recorded, when nothing is measured any longer."""
+    for number, design in enumerate(config.designs):
+
+        def run_all(vm: Vm, name: str = design.name) -> None:
+            for run in range(config.runs):
+                seeds = [run_seed(config.seed, run, vcpu) for vcpu in range(config.vcpus)]
+                jobs = [config.job(name, seed, record=True) for seed in seeds]
+                work.run(vm, jobs, f"{name}: run {run + 1} of {config.runs}, recording")
+
+        vm_config = VmConfig(
+            name=f"bench-{os.getpid()}-rec{number}",
+            design=design,
+            vcpus=config.vcpus,
+            cpuid=config.scenario.cpuid,
+            pin=config.pin,
+            load=config.scenario.host_load,
+        )
+        measured.recordings[design.name] = record(config, record_to, vm_config, design, run_all)
+    with contextlib.suppress(UsageError):
+        # What could not be written may not be there to read: the outcomes say so.
+        measured.recorded = read_back(record_to)
 
 
 def _one_run(

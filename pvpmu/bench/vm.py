@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -13,8 +14,12 @@ from pvpmu.guest.session import OnProgress, Session, memory_needed, open_session
 from pvpmu.guest.worker import page_address
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.host.stats import HostStats
+from pvpmu.host.traced import TracedVcpu
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.worker import stats_message
+from pvpmu.recording.file import RecordingFile
+from pvpmu.recording.options import RecordTo
+from pvpmu.recording.tracer import Tracer
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -40,7 +45,9 @@ class Vm(Protocol):
 class VmConfig:
     """``name`` is the VM's in ``/dev/shm``; ``pin``: see PINS. Inline needs neither.
 
-    ``load``: the host's own events.
+    ``load``: the host's own events. ``recording``: what the vCPUs are recorded to; it is closed
+    with the VM. Inline it has both sides, else the guest's, and ``host_record`` is where the host
+    records itself to.
     """
 
     design: Design
@@ -49,10 +56,15 @@ class VmConfig:
     name: str = field(default_factory=lambda: f"vm-{os.getpid()}")
     pin: str = "same"
     load: HostLoad = NO_LOAD
+    recording: RecordingFile | None = None
+    host_record: RecordTo | None = None
 
 
 class InlineVm:
-    """Host and guest in this process: a VM-exit is a call, vCPUs run one after another."""
+    """Host and guest in this process: a VM-exit is a call, vCPUs run one after another.
+
+    It makes the streams of ``config.recording``, which somebody else enters.
+    """
 
     def __init__(self, config: VmConfig) -> None:
         memory = memoryview(bytearray(memory_needed(config.vcpus))).cast("Q")
@@ -60,10 +72,22 @@ class InlineVm:
         self._machines: list[Machine] = []
         for vcpu in range(config.vcpus):
             slot = memoryview(bytearray(SLOT_SIZE)).cast("Q")
-            design = config.design
-            host = HostVcpu(slot, memory, design, config.cpuid, design.profile, load=config.load)
+            host = self._host(config, slot, memory, _tracer(config.recording, "host", vcpu))
             self._hosts.append(host)
-            self._machines.append(Machine(slot, host.serve, memory, page_address(vcpu)))
+            tracer = _tracer(config.recording, "guest", vcpu)
+            self._machines.append(
+                Machine(slot, host.serve, memory, page_address(vcpu), tracer=tracer)
+            )
+
+    @staticmethod
+    def _host(
+        config: VmConfig, slot: memoryview[int], memory: memoryview[int], tracer: Tracer | None
+    ) -> HostVcpu:
+        design = config.design
+        shape = design, config.cpuid, design.profile, config.load
+        if tracer is None:
+            return HostVcpu(slot, memory, *shape)
+        return TracedVcpu(slot, memory, *shape, tracer=tracer)
 
     def run(
         self, jobs: Sequence[Job[_T]], on_progress: OnProgress | None = None, *, first: int = 0
@@ -84,6 +108,12 @@ class InlineVm:
         return [stats_message(host.result or HostStats(PmiCounts())) for host in self._hosts]
 
 
+def _tracer(recording: RecordingFile | None, side: str, vcpu: int) -> Tracer | None:
+    if recording is None:
+        return None
+    return Tracer(recording.stream(side, vcpu).attach().put, time.monotonic_ns)
+
+
 @contextlib.contextmanager
 def process_vm(config: VmConfig) -> Iterator[Session]:
     """Start ``pvpmu-host`` and join it as its guest; both are gone on leaving.
@@ -99,9 +129,17 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     options += ["--host-mux", str(load.mux_cycles)]
     for event in load.events:
         options += ["--host-event", event.text]
+    if config.host_record is not None:
+        options += config.host_record.options
     with (
         host_process(config.name, *options) as host,
-        open_session(config.name, config.vcpus, wait_s=WAIT_S, host_lives=host.lives) as session,
+        open_session(
+            config.name,
+            config.vcpus,
+            wait_s=WAIT_S,
+            host_lives=host.lives,
+            recording=config.recording,
+        ) as session,
     ):
         yield session
 
@@ -110,7 +148,9 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
 def open_vm(config: VmConfig, transport: str) -> Iterator[Vm]:
     """A VM of either transport."""
     if transport == "inline":
-        yield InlineVm(config)
+        vm = InlineVm(config)
+        with config.recording or contextlib.nullcontext():
+            yield vm
     else:
         with process_vm(config) as session:
             yield session

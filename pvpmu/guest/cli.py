@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from pvpmu.guest.machine import RunJob, RunReport
 from pvpmu.guest.scenario import Scenario, load_scenario, run_seed, scenario_names
 from pvpmu.guest.session import Session, open_session
+from pvpmu.guest.traced import described
+from pvpmu.recording.file import RecordingFile
+from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.design import DRIVERS, GuestDesign, design_named, design_names
 from pvpmu.shared.errors import PeerError, UsageError
@@ -81,6 +86,7 @@ def _parser() -> CommandParser:
         default=None,
         help="generation of the PMU driver (default: the design's own)",
     )
+    add_record_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--check",
@@ -100,12 +106,19 @@ def run(argv: list[str]) -> int:
         "seed": args.seed,
         "runs": [],
     }
-    with open_session(
-        checked_vm_name(args.name),
-        args.vcpus or scenario.vcpus,
-        wait_s=args.wait,
-        memory_bytes=args.memory,
-    ) as session:
+    name, record = checked_vm_name(args.name), record_to(args)
+    meta = {"vm": name, "runs": args.runs, **described(scenario, args.seed)}
+    recording = record.open(meta) if record is not None else None
+    with (
+        _warned(recording),
+        open_session(
+            name,
+            args.vcpus or scenario.vcpus,
+            wait_s=args.wait,
+            memory_bytes=args.memory,
+            recording=recording,
+        ) as session,
+    ):
         result["design"] = session.design
         guest = _guest_side(args, session.design)
         result["driver"] = guest.driver
@@ -119,6 +132,16 @@ def run(argv: list[str]) -> int:
     if args.check:
         _check(result["runs"])
     return 0
+
+
+@contextlib.contextmanager
+def _warned(recording: RecordingFile | None) -> Iterator[None]:
+    """Say what a recording lacks, however the session that it is closed with ends."""
+    try:
+        yield
+    finally:
+        if recording is not None:
+            warn("pvpmu-guest", recording.outcome)
 
 
 def _check(runs: list[dict[str, Any]]) -> None:

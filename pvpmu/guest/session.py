@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from pvpmu.guest.machine import Job
 from pvpmu.guest.worker import JobProgress, JobResult
+from pvpmu.recording.file import RecordingFile
+from pvpmu.recording.handed import handed
 from pvpmu.shared import control, liveview, memory
 from pvpmu.shared.control import Bye, Channel, Hello, Stats, StatsRequest, VcpuStats, Welcome
 from pvpmu.shared.errors import PeerError, UsageError
@@ -149,13 +151,15 @@ def open_session(
     memory_bytes: int | None = None,
     host_lives: Callable[[], bool] | None = None,
     live: bool = False,
+    recording: RecordingFile | None = None,
 ) -> Iterator[Session]:
     """Join the VM called ``name`` with so many vCPUs; everything is removed on leaving.
 
     Waits up to ``wait_s`` for the host, or until ``host_lives`` says no. ``memory_bytes``: size
     of the guest's memory, as little as its pages need by default. ``live``: record latencies for
-    the live view, as the host may also ask for. Raises :class:`UsageError` when the memory is too
-    small, :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
+    the live view, as the host may also ask for. ``recording``: what the vCPUs are recorded to; it
+    is closed on leaving. Raises :class:`UsageError` when the memory is too small,
+    :class:`NameInUseError`, :class:`RefusedError`, :class:`PeerError`.
     """
     needed = memory_needed(vcpus)
     size = needed if memory_bytes is None else memory_bytes
@@ -167,11 +171,8 @@ def open_session(
     with (
         join(name, vcpus, wait_s=wait_s, memory_bytes=size, host_lives=host_lives) as admission,
         _published(name, vcpus, wanted=live or _asked(name)) as published,
-        workers(
-            "guest",
-            "pvpmu.guest.worker:run_vcpu",
-            [replace(handoff, live=published) for handoff in admission.handoffs],
-        ) as started,
+        _recorded(recording, admission, published) as (handoffs, inherited),
+        workers("guest", "pvpmu.guest.worker:run_vcpu", handoffs, inherited) as started,
     ):
         session = Session(admission.channel, admission.welcome, started)
         try:
@@ -203,6 +204,16 @@ def _asked(name: str) -> bool:
     except PeerError:
         return False
     return words[liveview.VM_VERSION] == liveview.VIEW_VERSION and bool(words[liveview.VM_WANTS])
+
+
+def _recorded(
+    recording: RecordingFile | None, admission: Admission, published: str
+) -> contextlib.AbstractContextManager[tuple[list[Handoff], list[int]]]:
+    """What the workers are handed; the recording learns which design the host serves."""
+    if recording is not None:
+        recording.meta.setdefault("design", admission.welcome.design)
+    handoffs = [replace(handoff, live=published) for handoff in admission.handoffs]
+    return handed(recording, "guest", handoffs)
 
 
 def _check(welcome: Welcome, vcpus: int) -> None:

@@ -6,19 +6,42 @@ Nothing of this is there when nobody traces: callables are wrapped when a run is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from pvpmu.guest.msr import MsrAccess
+from pvpmu.guest.scenario import Scenario
 from pvpmu.recording.format import OPERATIONS, Op, Path
 from pvpmu.recording.tracer import Tracer
 from pvpmu.shared import exits
 from pvpmu.shared.errors import GeneralProtectionError
+from pvpmu.shared.events import BY_NAME
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.units import Cycles, MsrAddress, Ns
 
 _CONTROL, _FLOOR = int(ExitReason.CONTROL), int(ExitReason.FLOOR)
 _RDMSR, _WRMSR, _RDPMC = int(Op.RDMSR), int(Op.WRMSR), int(Op.RDPMC)
 _OPERATION_OF = {name: number for number, name in enumerate(OPERATIONS)}
+
+
+def described(scenario: Scenario, seed: int) -> dict[str, Any]:
+    """What a recording says of the program that ran (docs/recordings.md), as JSON values."""
+    return {
+        "scenario": scenario.name,
+        "seed": seed,
+        "cpu_hz": scenario.cpu_hz,
+        "code": 0 if scenario.workload is None else scenario.workload.phases,
+        "events": [
+            {
+                "name": label,
+                "kind": BY_NAME[event.name].kind,
+                "selector": BY_NAME[event.name].selector,
+                "modes": event.modes,
+                "frequency": event.frequency,
+                "period": event.period,
+            }
+            for label, event in zip(scenario.labels, scenario.events, strict=True)
+        ],
+    }
 
 
 class Handled(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 from pvpmu.guest.latency import round_trips
 from pvpmu.guest.liveview import GuestLive, calibrated
 from pvpmu.guest.machine import Job, Machine
+from pvpmu.recording.handed import tracer_of
 from pvpmu.shared import liveview
 from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.handoff import Handoff
@@ -62,6 +63,7 @@ def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
         release,
         acquire,
         live=_live(handoff),
+        tracer=tracer_of(handoff),
     )
     if machine.live is not None:
         machine.live.measured_floor(median(round_trips(machine, time.perf_counter_ns)))

@@ -6,6 +6,8 @@ import argparse
 import sys
 
 from pvpmu.host.server import HostConfig, serve
+from pvpmu.recording.file import Outcome
+from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.errors import UsageError
@@ -109,6 +111,7 @@ def _parser() -> CommandParser:
         action="store_true",
         help="let the guest make the VMM's calls (for a conformance kit only)",
     )
+    add_record_options(parser)
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -133,8 +136,15 @@ def run(argv: list[str]) -> int:
         test_port=args.test_port,
         pin=args.pin,
         wait_s=args.wait,
+        record=record_to(args),
     )
-    serve(config, _quiet if args.quiet else _say)
+    say = _quiet if args.quiet else _say
+
+    def recorded(outcome: Outcome) -> None:
+        say(f"{config.name}: {outcome.written:,} records in {outcome.path}")
+        warn("pvpmu-host", outcome)
+
+    serve(config, say, recorded)
     return 0
 
 

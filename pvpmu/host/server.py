@@ -11,6 +11,9 @@ from multiprocessing.connection import wait
 
 from pvpmu.host.liveview import VmLive
 from pvpmu.host.worker import HostBoot
+from pvpmu.recording.file import Outcome, RecordingFile
+from pvpmu.recording.handed import handed
+from pvpmu.recording.options import RecordTo
 from pvpmu.shared import control, liveview, memory
 from pvpmu.shared.control import Bye, Channel, Hello, RefusalCode, Refuse, Stats, StatsRequest
 from pvpmu.shared.cpuid import PmuCpuid
@@ -36,7 +39,7 @@ class HostConfig:
 
     ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
     events, and the physical PMU. ``test_port``: let the guest make the VMM's calls. ``live``: ask
-    the guest to record latencies for the live view.
+    the guest to record latencies for the live view. ``record``: where the vCPUs are recorded to.
     """
 
     name: str
@@ -49,6 +52,7 @@ class HostConfig:
     load: HostLoad = NO_LOAD
     test_port: bool = False
     live: bool = False
+    record: RecordTo | None = None
 
     @property
     def slot_bytes(self) -> int:
@@ -56,11 +60,16 @@ class HostConfig:
         return SLOT_SIZE + (PORT_BYTES if self.test_port else 0)
 
 
-def serve(config: HostConfig, say: Callable[[str], None]) -> None:
+def serve(
+    config: HostConfig,
+    say: Callable[[str], None],
+    recorded: Callable[[Outcome], None] = lambda _: None,
+) -> None:
     """Serve one guest from its Hello to its Bye, then remove everything.
 
-    ``say`` gets one line per event. Raises :class:`NameInUseError`, :class:`PeerError` when no
-    guest comes or the guest vanishes, :class:`ResourceError`.
+    ``say`` gets one line per event, ``recorded`` what became of the recording, however the session
+    ends. Raises :class:`NameInUseError`, :class:`PeerError` when no guest comes or the guest
+    vanishes, :class:`ResourceError`, :class:`UsageError` when the recording cannot be written.
     """
     cpus = place(config.pin, config.vcpus)
     with vm_names(config) as listener, _published(config) as live:
@@ -70,21 +79,41 @@ def serve(config: HostConfig, say: Callable[[str], None]) -> None:
         with contextlib.closing(channel), live.serving(hello.pid, hello.vcpus):
             say(f"{config.name}: guest process {hello.pid}, vCPUs: {hello.vcpus}")
             handoffs = handoffs_of(config, hello, [host for host, _ in cpus])
-            boots = [
-                HostBoot(
-                    replace(handoff, live=live.name),
-                    config.design,
-                    config.cpuid,
-                    config.profile,
-                    config.load,
-                    config.test_port,
-                )
-                for handoff in handoffs
-            ]
-            with workers("host", "pvpmu.host.worker:serve_vcpu", boots) as started:
+            published = [replace(handoff, live=live.name) for handoff in handoffs]
+            with (
+                _recording(config, recorded) as recording,
+                handed(recording, "host", published) as (own, inherited),
+                workers(
+                    "host",
+                    "pvpmu.host.worker:serve_vcpu",
+                    [_boot(config, handoff) for handoff in own],
+                    inherited,
+                ) as started,
+            ):
                 channel.send(welcome_to(config, handoffs, [guest for _, guest in cpus]))
                 _session(channel, listener, started)
                 say(f"{config.name}: guest done")
+
+
+def _boot(config: HostConfig, handoff: Handoff) -> HostBoot:
+    return HostBoot(
+        handoff, config.design, config.cpuid, config.profile, config.load, config.test_port
+    )
+
+
+@contextlib.contextmanager
+def _recording(
+    config: HostConfig, recorded: Callable[[Outcome], None]
+) -> Iterator[RecordingFile | None]:
+    """A recording that is not open yet, if one is asked for; on leaving it is told of."""
+    if config.record is None:
+        yield None
+        return
+    recording = config.record.open({"design": config.design.name, "vm": config.name})
+    try:
+        yield recording
+    finally:
+        recorded(recording.outcome)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 from pvpmu.host.liveview import HostLive, publishing
 from pvpmu.host.stats import HostStats
 from pvpmu.host.testport import TestPort
+from pvpmu.host.traced import TracedVcpu
 from pvpmu.host.vcpu import HostVcpu
+from pvpmu.recording.handed import tracer_of
 from pvpmu.shared import exits, liveview
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
@@ -59,7 +61,7 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     """Serve one vCPU until ended. Sends True when ready, then statistics at each STOP."""
     attached = boot.handoff.attach()
     slot = attached.slot
-    vcpu = HostVcpu(slot, attached.memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
+    vcpu = _vcpu(boot, slot, attached.memory.words)
     area = area_of(slot)
     if boot.test_port and area is not None:
         TestPort(vcpu, area)
@@ -75,6 +77,15 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
     except OSError as error:
         # A guest can post until a semaphore is full.
         raise PeerError(f"semaphores of vCPU {boot.handoff.vcpu}: {error.strerror}") from None
+
+
+def _vcpu(boot: HostBoot, slot: memoryview[int], memory: memoryview[int]) -> HostVcpu:
+    """The vCPU, recorded if there is a ring to record to."""
+    shape = boot.design, boot.cpuid, boot.profile, boot.load
+    tracer = tracer_of(boot.handoff)
+    if tracer is None:
+        return HostVcpu(slot, memory, *shape)
+    return TracedVcpu(slot, memory, *shape, tracer=tracer)
 
 
 def _serve_exits(

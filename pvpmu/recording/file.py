@@ -112,8 +112,9 @@ class _Stream:
 class RecordingFile:
     """One section of a recording file, written while it is open. A context manager.
 
-    ``meta``: what the section says of itself, JSON values. ``append``: behind what the file has.
-    ``records``: capacity of each ring. Rings are made by :meth:`stream` before it is entered.
+    ``meta``: what the section says of itself, JSON values; read when it is entered. ``append``:
+    behind what the file has. ``records``: capacity of each ring. Rings are made by :meth:`stream`
+    before it is entered.
 
     Raises :class:`UsageError` for a file that cannot be written, or that somebody else records to.
     """
@@ -127,7 +128,7 @@ class RecordingFile:
         records: int = RING_RECORDS,
     ) -> None:
         self._path = path
-        self._meta = meta
+        self.meta = dict(meta)
         self._records = records
         self._streams: list[_Stream] = []
         self._problem = ""
@@ -186,7 +187,7 @@ class RecordingFile:
             "release": os.uname().release,
             "wall_ns": time.monotonic_ns(),
             "realtime_ns": time.time_ns(),
-            **self._meta,
+            **self.meta,
             "streams": [{"side": each.side, "vcpu": each.vcpu} for each in self._streams],
         }
 

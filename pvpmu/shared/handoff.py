@@ -22,7 +22,8 @@ class Handoff:
 
     ``segment_bytes`` and ``memory_bytes`` are sizes without headers; slots lie ``slot_bytes``
     apart. ``cpu``: where this side's worker runs, -1 for anywhere. ``live``: the segment in which
-    this side publishes (:mod:`pvpmu.shared.liveview`), empty for none.
+    this side publishes (:mod:`pvpmu.shared.liveview`), empty for none. ``ring`` and ``ring_bytes``:
+    the inherited memory file of the ring that it records to, -1 for none.
     """
 
     vcpu: int
@@ -35,6 +36,8 @@ class Handoff:
     exit_semaphore: str
     entry_semaphore: str
     live: str = ""
+    ring: int = -1
+    ring_bytes: int = 0
 
     def attach(self) -> Attached:
         """Map everything and go to the CPU.

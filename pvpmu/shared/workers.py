@@ -82,18 +82,21 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(side: str, body: str, boots: Sequence[object]) -> Iterator[list[Worker]]:
+def workers(
+    side: str, body: str, boots: Sequence[object], inherited: Sequence[int] = ()
+) -> Iterator[list[Worker]]:
     """Start a worker per entry of ``boots``, which it is given; end them all on leaving.
 
     ``body``: "MODULE:FUNCTION", a :data:`Body` that sends one message as soon as it is ready.
-    Raises what a worker raises before that.
+    ``inherited``: open files that every worker gets too. Raises what a worker raises before that.
     """
     started: list[Worker] = []
     # Nobody writes to the lifeline: its write end closes when this process ends, however it does.
     lifeline, held = os.pipe()
     try:
         for number, boot in enumerate(boots):
-            started.append(_start(f"the {side}'s worker of vCPU {number}", body, lifeline))
+            label = f"the {side}'s worker of vCPU {number}"
+            started.append(_start(label, body, lifeline, inherited))
             started[-1].send(boot)
         for worker in started:
             if not worker.pipe.poll(_START_TIMEOUT_S):
@@ -114,14 +117,14 @@ def workers(side: str, body: str, boots: Sequence[object]) -> Iterator[list[Work
             worker.pipe.close()
 
 
-def _start(label: str, body: str, lifeline: int) -> Worker:
+def _start(label: str, body: str, lifeline: int, inherited: Sequence[int]) -> Worker:
     ours, theirs = Pipe()
     handed = (theirs.fileno(), lifeline)
     try:
         process = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
             python_command(__name__, body, *map(str, handed)),
             stdin=subprocess.DEVNULL,
-            pass_fds=handed,
+            pass_fds=(*handed, *inherited),
             env=python_environment(),
         )
     except OSError as error:
