@@ -106,7 +106,7 @@ def test_the_package_is_where_these_rules_look() -> None:
 
 @pytest.mark.parametrize("file", _under("guest/"))
 def test_the_guest_never_imports_the_host(file: str) -> None:
-    users = ("pvpmu.conformance", "pvpmu.cost", "pvpmu.trace")
+    users = ("pvpmu.conformance", "pvpmu.cost", "pvpmu.trace", "pvpmu.vm")
     assert not _inside(_imports(file), "pvpmu.host", *users)
 
 
@@ -119,7 +119,7 @@ def test_the_host_never_imports_the_guest(file: str) -> None:
 @pytest.mark.parametrize("file", _under("shared/"))
 def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
     users = ("host", "guest", "bench", "conformance", "cost", "sweep", "trace", "report")
-    users = (*users, "recording")
+    users = (*users, "recording", "vm")
     assert not _inside(_imports(file), *(f"pvpmu.{user}" for user in users))
 
 
@@ -128,6 +128,11 @@ def test_what_records_knows_neither_side_nor_what_reads_recordings(file: str) ->
     others = _inside(_imports(file), "pvpmu") - _inside(_imports(file), "pvpmu.shared")
     recording = {f"pvpmu.recording.{name}" for name in RECORDS}
     assert all(_inside({name}, *recording) for name in others - {"pvpmu", "pvpmu.__version__"})
+
+
+@pytest.mark.parametrize("file", _under("vm/"))
+def test_the_vm_has_a_guest_of_its_own(file: str) -> None:
+    assert not _inside(_imports(file), "pvpmu.guest", "pvpmu.conformance", "pvpmu.bench")
 
 
 @pytest.mark.parametrize("file", sorted(set(_under("conformance/")) - BOTH_SIDES))

@@ -20,21 +20,17 @@
 
 #include "pvpmu_guest.h"
 
-#define MAX_LIVE 19
+#define HOST_HAS_GONE() (host_gone = 1, die("the host has gone"))
 
 uint64_t exits_by[256], handler_exits;
 static char mine[64], theirs[64], semaphores[2][64]; /* with slash; theirs as Welcome has them */
 static int control = -1, owned, host_gone, in_handler, want_window;
-static volatile struct pvpmu_exit_slot *slot;
 static sem_t *exit_sem, *entry_sem;
 static void (*handler)(struct pvpmu_guest *);
 static volatile sig_atomic_t interrupted;
-static uint64_t live_version, live_count, descriptor[MAX_LIVE], distance[MAX_LIVE], flags;
+struct pvpmu_live live;
 
-static void nap(void)
-{
-    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-}
+static const struct timespec moment = {.tv_nsec = 5000000};
 
 static void on_signal(int number)
 {
@@ -46,13 +42,11 @@ static int abstract(int type, const char *name, int (*call)(int, const struct so
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     int length = snprintf(to.sun_path + 1, sizeof to.sun_path - 1, "%s", name);
-    int error, made = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    int made = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 
     if (!call(made, (void *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1) + (socklen_t)length))
         return made;
-    error = errno;
-    close(made);
-    errno = error;
+    close(made); /* leaves errno as it is */
     return -1;
 }
 
@@ -63,7 +57,7 @@ static int lock_names(void) /* BND-3; closing the socket gives the lock up */
 
     snprintf(name, sizeof name, "pvpmu-names-%u", (unsigned)getuid());
     while ((held = abstract(SOCK_DGRAM, name, bind)) < 0 && errno == EADDRINUSE)
-        nap();
+        nanosleep(&moment, NULL);
     return held;
 }
 
@@ -91,8 +85,7 @@ static volatile void *map(const char *name, uint64_t bytes) /* BND-5; NULL if it
 
     if (file >= 0 && !fstat(file, &about) && (uint64_t)about.st_size >= bytes)
         header = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (file >= 0)
-        close(file);
+    close(file);
     return header != MAP_FAILED && header->ready == PVPMU_SEGMENT_MAGIC &&
            header->version == PVPMU_SEGMENT_VERSION ? header : NULL;
 }
@@ -111,7 +104,7 @@ static void leave(void) /* BND-11: leave no name */
 
     /* The socket of a killed host closes a moment before its process has ended. */
     for (tries = 0; host_gone && *theirs && owner_lives(theirs) && tries < 200; tries++)
-        nap();
+        nanosleep(&moment, NULL);
     lock = lock_names();
     if (owned)
         shm_unlink(mine);
@@ -137,12 +130,6 @@ void die(const char *format, ...)
     fputc('\n', stderr);
     leave();
     exit(1);
-}
-
-static void host_has_gone(void)
-{
-    host_gone = 1;
-    die("the host has gone");
 }
 
 static volatile void *make_memory(void) /* BND-3 */
@@ -201,7 +188,7 @@ static void skip(const unsigned char **at, const unsigned char *end)
     struct element e = next(at, end);
     uint64_t inside = e.kind == 'm' ? 2 * e.n : e.kind == 'a' ? e.n : 0;
 
-    while (inside-- && *at < end)
+    for (; inside && *at < end; inside--)
         skip(at, end);
 }
 
@@ -233,7 +220,7 @@ static void greet(void) /* Hello, and Welcome or Refuse (BND-7 to BND-10) */
 
     if (send(control, packet, (size_t)length, MSG_NOSIGNAL) < 0 ||
         (length = recv(control, packet, sizeof packet, 0)) <= 0)
-        host_has_gone();
+        HOST_HAS_GONE();
     end = packet + length;
     e = field((at = packet, &at), end, "type");
     if (e.n == 6 && !memcmp(e.text, "Refuse", 6)) {
@@ -254,14 +241,13 @@ static void greet(void) /* Hello, and Welcome or Refuse (BND-7 to BND-10) */
 
 volatile void *attach(const char *name, double wait_s, void (*on_nmi)(struct pvpmu_guest *))
 {
-    struct sigaction action = {.sa_handler = on_signal};
     volatile unsigned char *segment;
     volatile void *memory;
     char address[64];
 
     handler = on_nmi;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
     if (strlen(name) > 48 || !*name || name[strspn(name, "abcdefghijklmnopqrstuvwxyz"
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")])
         die("%s is no VM name", name);
@@ -271,7 +257,7 @@ volatile void *attach(const char *name, double wait_s, void (*on_nmi)(struct pvp
     while ((control = abstract(SOCK_SEQPACKET, address, connect)) < 0) {
         if (interrupted || (wait_s -= 0.005) < 0)
             die("no host of the name %s", name);
-        nap();
+        nanosleep(&moment, NULL);
     }
     greet();
     segment = map(theirs, PVPMU_SEGMENT_HEADER_SIZE + PVPMU_SLOT_SIZE);
@@ -279,14 +265,14 @@ volatile void *attach(const char *name, double wait_s, void (*on_nmi)(struct pvp
     entry_sem = sem_open(semaphores[1], 0);
     if (!segment || exit_sem == SEM_FAILED || entry_sem == SEM_FAILED)
         die("%s or its semaphores are not as Welcome says", theirs);
-    slot = (volatile void *)(segment + PVPMU_SEGMENT_HEADER_SIZE);
+    live.slot = (volatile void *)(segment + PVPMU_SEGMENT_HEADER_SIZE);
     return memory;
 }
 
 void detach(void)
 {
     if (send(control, "\x81\xa4type\xa3" "Bye", 10, MSG_NOSIGNAL) < 0)
-        host_has_gone();
+        HOST_HAS_GONE();
     leave();
 }
 
@@ -294,11 +280,11 @@ static uint64_t cross(uint64_t request) /* post exit, wait for entry */
 {
     struct timespec until;
     struct pollfd socket = {.fd = control, .events = POLLIN};
-    uint64_t i, reply;
+    uint64_t reply;
 
     if (interrupted)
         die("interrupted by signal %d", (int)interrupted);
-    slot->request = request | flags | (in_handler ? PVPMU_REQUEST_NMI_BLOCKED : 0);
+    live.slot->request = request | live.flags | (in_handler ? PVPMU_REQUEST_NMI_BLOCKED : 0);
     exits_by[request]++;
     handler_exits += (uint64_t)in_handler;
     for (sem_post(exit_sem);;) {
@@ -308,20 +294,10 @@ static uint64_t cross(uint64_t request) /* post exit, wait for entry */
         if (!sem_timedwait(entry_sem, &until))
             break;
         if (poll(&socket, 1, 0) > 0) /* it speaks only when asked: this is its end */
-            host_has_gone();
+            HOST_HAS_GONE();
     }
-    reply = slot->reply;
-    for (i = 0; flags && i < PVPMU_KINDS; i++)
-        slot->retired_user[i] = slot->retired_kernel[i] = 0;
-    flags = 0;
-    if (slot->live_version != live_version) { /* BND-16 */
-        live_version = slot->live_version;
-        live_count = slot->live_count < MAX_LIVE ? slot->live_count : MAX_LIVE;
-        for (i = 0; i < live_count; i++) {
-            descriptor[i] = slot->live[2 * i];
-            distance[i] = slot->live[2 * i + 1];
-        }
-    }
+    reply = live.slot->reply;
+    pvpmu_live_entered(&live);
     want_window |= (reply & PVPMU_REPLY_WANT_NMI_WINDOW) != 0;
     return reply;
 }
@@ -331,11 +307,11 @@ int pvpmu_exit(struct pvpmu_guest *g, uint64_t reason, uint64_t address, uint64_
 {
     uint64_t reply, entered;
 
-    slot->address = address;
-    slot->value = value;
+    live.slot->address = address;
+    live.slot->value = value;
     entered = reply = cross(reason);
-    result[0] = slot->result;
-    result[1] = slot->result_high;
+    result[0] = live.slot->result;
+    result[1] = live.slot->result_high;
     while (!in_handler && (entered & PVPMU_REPLY_INJECT_NMI || want_window)) { /* BND-14, BND-15 */
         if (entered & PVPMU_REPLY_INJECT_NMI) {
             in_handler = 1;
@@ -346,20 +322,4 @@ int pvpmu_exit(struct pvpmu_guest *g, uint64_t reason, uint64_t address, uint64_
         entered = want_window ? (want_window = 0, cross(PVPMU_EXIT_NMI_WINDOW)) : 0;
     }
     return (reply & PVPMU_REPLY_FAULT_GP) != 0;
-}
-
-int retire(int kernel, const uint64_t counts[])
-{
-    volatile uint64_t *words = kernel ? slot->retired_kernel : slot->retired_user;
-    uint64_t i, n, mode = kernel ? PVPMU_MODE_KERNEL : PVPMU_MODE_USER;
-    int due = 0;
-
-    flags |= kernel ? PVPMU_REQUEST_RETIRED_KERNEL : PVPMU_REQUEST_RETIRED_USER;
-    for (i = 0; i < PVPMU_KINDS; i++)
-        words[i] += counts[i];
-    for (i = 0; i < live_count; i++) {
-        n = descriptor[i] >> PVPMU_LIVE_MODE_SHIFT & mode ? counts[descriptor[i] & 7] : 0;
-        due |= n && !(distance[i] -= n);
-    }
-    return due;
 }

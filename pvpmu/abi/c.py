@@ -140,6 +140,11 @@ def c_header() -> str:
     return "\n".join(parts) + "\n"
 
 
+def c_struct(layout: Layout) -> str:
+    """One block as a C struct, with its assertions; <stdint.h> and PVPMU_STATIC_ASSERT needed."""
+    return "\n".join(_struct(layout)) + "\n"
+
+
 def _section(title: str, constants: Iterable[_Constant]) -> Iterator[str]:
     yield ""
     yield f"/* {title} */"

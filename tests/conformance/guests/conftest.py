@@ -16,7 +16,10 @@ from pvpmu.conformance.verdict import CaseResult
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "examples" / "c"
-FILES = ("guest.c", "binding.c", "binding.h", "pvpmu_guest.h")
+FILES = (
+    *(SOURCE / name for name in ("guest.c", "binding.c", "binding.h")),
+    *(ROOT / "include" / f"pvpmu_{name}.h" for name in ("guest", "driver", "live")),
+)
 PMIS = 24
 Build = Callable[..., Path]
 Play = Callable[..., dict[str, CaseResult]]
@@ -30,7 +33,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     def make(*changes: tuple[str, str]) -> Path:
         folder = tmp_path_factory.mktemp("guest")
-        texts = {name: (SOURCE / name).read_text("utf-8") for name in FILES}
+        texts = {path.name: path.read_text("utf-8") for path in FILES}
         for old, new in changes:
             assert sum(text.count(old) for text in texts.values()) == 1, old
             texts = {name: text.replace(old, new) for name, text in texts.items()}

@@ -43,6 +43,7 @@ class Broken(NamedTuple):
 
 
 MAP = "    close(file);\n    return (volatile char *)header"
+ENABLE = "    pvpmu_drv_write(d, PVPMU_MSR_CORE_PERF_GLOBAL_CTRL, d->all);"
 UNLINK = "    if (owned)\n        shm_unlink(mine);"
 BROKEN = {
     "never looks whether its host lives": Broken(
@@ -59,13 +60,13 @@ BROKEN = {
     ),
     "leaves its memory's name at its end": Broken(
         "FEA-9/page",
-        "        host_has_gone();\n    leave();",
-        "        host_has_gone();",
+        "        HOST_HAS_GONE();\n    leave();",
+        "        HOST_HAS_GONE();",
         "left in /dev/shm: pvpmu.",
     ),
     "takes a refused COMMIT for one that was done": Broken(
         "CMT-7/program",
-        "    if (fault && g->page && g->page->rejected) {",
+        "    if (fault && d->g->page && d->g->page->rejected) {",
         "    if ((fault = 0)) {",
         "still running after 2 s",
     ),
@@ -86,12 +87,17 @@ BROKEN = {
     ),
     "stores the value of a COMMIT": Broken(
         "CMT-2",
-        "        if (bits)\n            pvpmu_release(p);",
-        "        if (bits)\n            pvpmu_release(p), *word = v;",
-        "0x300000001, was 0x7000000ff",
+        ENABLE,
+        "    d->g->page->global_ctrl = 1ull << 33 | 1;\n"
+        + ENABLE.replace("d->all", "1ull << 33 | 1"),
+        "0x200000001, was 0x7000000ff",
     ),
     "runs past overflows": Broken(
-        "BND-17/missed", "!(distance[i] -= n)", "(distance[i] -= n) == -70000ull", "70000 counts"
+        "BND-17/missed",
+        "            due |= n >= l->distance[i];\n"
+        "            l->distance[i] = n < l->distance[i] ? l->distance[i] - n : 0;",
+        "            l->distance[i] -= n; due |= l->distance[i] == -70000ull;",
+        "70000 counts",
     ),
     "shrinks its memory": Broken(
         "FEA-9/page",

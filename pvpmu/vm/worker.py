@@ -1,0 +1,75 @@
+"""The worker of one vCPU: makes it, then does jobs on it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pvpmu.host.vcpu import HostVcpu
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import Design
+from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.hostload import HostLoad
+from pvpmu.shared.memory import Segment
+from pvpmu.shared.process import pin_to
+from pvpmu.shared.profile import Profile
+from pvpmu.vm.cpu import VmCpu
+from pvpmu.vm.jobs import Job
+
+_LOOK_S = 0.25
+"""How often a vCPU is interrupted to see whether its time is up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmBoot:
+    """What a worker needs for its vCPU.
+
+    ``memory``, ``slots``: names of the segments, with their sizes without header. ``cpu``: where it
+    runs, -1 for anywhere. ``user``: the program runs at CPL 3. ``limit_s``: of one command.
+    """
+
+    number: int
+    vcpus: int
+    cpu: int
+    memory: str
+    memory_bytes: int
+    slots: str
+    slots_bytes: int
+    design: Design
+    cpuid: PmuCpuid
+    profile: Profile
+    load: HostLoad
+    user: bool
+    limit_s: float
+
+
+def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
+    """Make the vCPU, send True, then answer each job with its result, until ended."""
+    memory = Segment.attach(boot.memory, boot.memory_bytes)
+    slots = Segment.attach(boot.slots, boot.slots_bytes)
+    words = SLOT_SIZE // 8
+    slot = slots.words[boot.number * words : (boot.number + 1) * words]
+    host = HostVcpu(slot, memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
+    pin_to(boot.cpu)
+    signal.signal(signal.SIGALRM, _tick)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
+    cpu = VmCpu(
+        memory.words,
+        slots.words,
+        host,
+        slot,
+        vcpus=boot.vcpus,
+        number=boot.number,
+        user=boot.user,
+        limit_s=boot.limit_s,
+    )
+    pipe.send(True)
+    while True:
+        job: Job[object] = pipe.recv()
+        pipe.send(job.do(cpu))
+
+
+def _tick(_number: int, _frame: object) -> None:
+    """It has interrupted the VM-entry, which is all that it is for."""

@@ -1,0 +1,95 @@
+"""The VM's PMIs: real exits, real NMIs, nothing lost, and the kernel counts the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from pvpmu.vm.jobs import FloorJob, OperationsJob, PmiJob, PmiReport
+from pvpmu.vm.session import VmSession
+
+from .conftest import Open
+
+pytestmark = pytest.mark.process
+PMIS, PERIOD = 200, 120
+
+
+def chunk(vm: VmSession, **more: bool) -> PmiReport:
+    (report,) = vm.run([PmiJob(PMIS, PERIOD, **more)])
+    return report
+
+
+@pytest.mark.parametrize(
+    ("design", "reads", "writes"),
+    [
+        ("trap-5.14", 3, 5),
+        ("trap", 3, 5),
+        ("trap-lean", 3, 5),
+        ("page", 0, 1),
+        ("page-direct", 0, 1),
+    ],
+)
+def test_a_pmi_costs_the_exits_that_the_model_says(
+    open_vm: Open, design: str, reads: int, writes: int
+) -> None:
+    report = chunk(open_vm(design))
+    assert report.registered == design.startswith("page")
+    assert (report.pmis, report.empty, report.nmis, report.samples) == (PMIS, 0, PMIS, PMIS)
+    assert report.exits["to_user_rdmsr"] == reads * PMIS
+    assert report.exits["to_user_wrmsr"] == writes * PMIS
+    assert report.counted == report.retired
+    assert report.stats is not None
+    pmi = report.stats.pmi
+    assert pmi["raised"] == pmi["delivered"] == PMIS
+    assert len(report.cycles) == PMIS
+
+
+def test_the_kernel_counts_the_same_exits(open_vm: Open) -> None:
+    report = chunk(open_vm("trap"))
+    if isinstance(report.kernel, str):
+        pytest.skip(f"needs the kernel's tracepoints: {report.kernel}")
+    assert {name: report.kernel[name] for name in report.exits} == report.exits
+
+
+@pytest.mark.parametrize("design", ["trap", "page"])
+def test_a_host_that_answers_from_a_table_has_the_same_exits(open_vm: Open, design: str) -> None:
+    vm = open_vm(design)
+    by_vpmu, by_table = chunk(vm), chunk(vm, table=True)
+    assert by_table.exits == by_vpmu.exits
+    assert (by_table.pmis, by_table.stats) == (PMIS, None)
+    again = chunk(vm)
+    assert again.counted == again.retired
+
+
+def test_each_access_of_the_handler_is_stamped(open_vm: Open) -> None:
+    report = chunk(open_vm("page"), stamps=True)
+    assert {(reason, address): len(spans) // PMIS for (reason, address), spans in
+            report.accesses.items()} == {
+        (32, 0x38F): 2, (31, 0x38E): 2, (32, 0x390): 1, (15, 0): 1, (32, 0x4C1): 1, (32, 0x834): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("design", "tick", "sched_in", "sched_out"), [("trap", 22, 13, 12), ("page", 2, 1, 1)]
+)
+def test_tick_and_task_switch_cost_the_exits_that_the_model_says(
+    open_vm: Open, design: str, tick: int, sched_in: int, sched_out: int
+) -> None:
+    (found,) = open_vm(design).run([OperationsJob(5)])
+    assert {name: exits for name, (exits, _) in found.items()} == {
+        "tick": tick, "sched_in": sched_in, "sched_out": sched_out,
+    }  # fmt: skip
+
+
+def test_floors_are_measured(open_vm: Open) -> None:
+    (floors,) = open_vm("trap").run([FloorJob(20)])
+    assert set(floors) == {"stamps", "gate", "empty_exit", "page_word"}
+    assert all(len(spans) == 20 for spans in floors.values())
+
+
+def test_two_vcpus_share_the_memory_and_nothing_else(open_vm: Open) -> None:
+    vm = open_vm("page", vcpus=2)
+    reports = vm.run([PmiJob(PMIS, PERIOD), PmiJob(PMIS, 3 * PERIOD)])
+    for report, period in zip(reports, (PERIOD, 3 * PERIOD), strict=True):
+        assert report.registered
+        assert report.counted[0] == report.retired[0] == PMIS * period
+        assert report.exits["to_user_wrmsr"] == PMIS
