@@ -13,6 +13,8 @@ from typing import Any
 from pvpmu.bench.counted import Json
 from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
+from pvpmu.bench.realvm_run import TRANSPORT as VM_TRANSPORT
+from pvpmu.bench.realvm_run import add_real_options, bench_real
 from pvpmu.bench.recorded import missing
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
@@ -55,9 +57,9 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     )
     bench.add_argument(
         "--transport",
-        choices=TRANSPORTS,
+        choices=(*TRANSPORTS, VM_TRANSPORT),
         default="process",
-        help="host and guest as processes, or both inside this one (%(default)s)",
+        help="host and guest as processes, or both inside this one, or a real VM (%(default)s)",
     )
     bench.add_argument(
         "--driver",
@@ -91,6 +93,7 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
         f"{_NO_CHARGE} (default: what the scenario says, mostly {_NO_CHARGE})",
     )
     add_record_options(bench)
+    add_real_options(bench)
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     bench.add_argument(
         "--report",
@@ -107,6 +110,8 @@ def _bench(args: argparse.Namespace) -> int:
     from pvpmu.bench.progress import progress_on  # noqa: PLC0415
     from pvpmu.bench.table import ENDLESS, print_result  # noqa: PLC0415
 
+    if args.transport == VM_TRANSPORT:
+        return bench_real(args)
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
     designs = designs_named(args.design or DEFAULT_DESIGNS)

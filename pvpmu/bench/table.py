@@ -41,7 +41,7 @@ def print_result(result: Json, console: Console, fit: int | None = None) -> None
     console.print(_title(result), highlight=False, soft_wrap=True, markup=False)
     for section in sections(result):
         console.print()
-        for part in _parts(*section, fit):
+        for part in fitted(*section, fit):
             console.print(part)
     console.print()
     for line in (*_floors(result), *_notes(result), *_checks(result)):
@@ -90,7 +90,7 @@ def _section(title: str, rows: list[Row], designs: list[Json], reference: Json |
     return title, columns, kept
 
 
-def _parts(title: str, columns: list[str], rows: list[list[str]], fit: int | None) -> list[Table]:
+def fitted(title: str, columns: list[str], rows: list[list[str]], fit: int | None) -> list[Table]:
     """A section as tables of as many columns as ``fit``: aligned with other sections, if it can."""
     parts = []
     for size in range(len(columns), 0, -1):

@@ -58,7 +58,8 @@ class PmiReport:
     ``cycles``: TSC cycles of each handler; ``accesses``: or of each access, by (exit reason,
     address). ``exits``: to the loop, by name; ``kernel``: the same by the kernel's tracepoints, or
     why there are none. ``stats``: the vPMU's, None where a table answered. ``counted`` and
-    ``retired``: each event's count and the truth. ``ns``: wall time of the chunk.
+    ``retired``: each event's count and the truth. ``ns``: wall time of the chunk; ``tsc_khz``: the
+    guest's TSC.
     """
 
     registered: bool
@@ -74,6 +75,7 @@ class PmiReport:
     kernel: dict[str, int] | str
     stats: VcpuStats | None
     ns: Ns
+    tsc_khz: int
     cycles: list[int] = field(default_factory=list)
     accesses: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
@@ -149,6 +151,7 @@ class PmiJob:
             kernel=told,
             stats=host_stats,
             ns=ns,
+            tsc_khz=cpu.machine.tsc_khz,
         )
         if self.stamps:
             for key, cycles in logged:

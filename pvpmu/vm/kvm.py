@@ -347,11 +347,16 @@ _HINTS = {
 
 
 def _ioctl(fd: int, name: str, request: int, argument: object = 0) -> int:
-    try:
-        if isinstance(argument, int):
-            return fcntl.ioctl(fd, request, argument)
-        return int(fcntl.ioctl(fd, request, memoryview(argument).cast("B"), True))  # type: ignore[arg-type]
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0)
-        advice = f" ({hint})" if hint else ""
-        raise ResourceError(f"{name}: {error.strerror}{advice}") from None
+    """Any call but RUN; a signal of this process does not make it fail."""
+    while True:
+        try:
+            if isinstance(argument, int):
+                return fcntl.ioctl(fd, request, argument)
+            view = memoryview(argument).cast("B")  # type: ignore[arg-type]
+            return int(fcntl.ioctl(fd, request, view, True))
+        except InterruptedError:
+            continue
+        except OSError as error:
+            hint = _HINTS.get(error.errno or 0)
+            advice = f" ({hint})" if hint else ""
+            raise ResourceError(f"{name}: {error.strerror}{advice}") from None

@@ -1,0 +1,108 @@
+"""``pvpmu bench --transport vm``: its options and its run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pvpmu.bench.realvm import DEFAULT_DESIGNS, RealConfig, measure_real
+from pvpmu.bench.realvm_document import real_document
+from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
+from pvpmu.cost.shelf import models_named
+from pvpmu.shared.design import ALL, Design, designs_named
+from pvpmu.shared.errors import UsageError
+from pvpmu.shared.process import at_least_one, writable
+from pvpmu.vm.session import refuse_impossible, why_not
+
+TRANSPORT = "vm"
+_TURNS = 5
+_MEANINGLESS = {
+    "scenario": "br_instr",
+    "driver": None,
+    "vcpus": None,
+    "charge": None,
+    "report": None,
+    "seed": 1,
+}
+"""Options of the other transports with their defaults: the VM runs one program of its own."""
+
+
+def add_real_options(bench: argparse.ArgumentParser) -> None:
+    """What only a real VM is asked."""
+    group = bench.add_argument_group(f"with --transport {TRANSPORT}")
+    group.add_argument(
+        "--pmis",
+        type=at_least_one,
+        default=1000,
+        metavar="N",
+        help=f"of each design and run, in {_TURNS} turns (%(default)s)",
+    )
+    group.add_argument(
+        "--period",
+        type=at_least_one,
+        default=600,
+        metavar="N",
+        help="branches from one PMI to the next (%(default)s)",
+    )
+    group.add_argument(
+        "--cpl",
+        choices=("auto", "0", "3"),
+        default="auto",
+        help="where driver and program run: 3 where this machine emulates CPL 0 (%(default)s)",
+    )
+
+
+def bench_real(args: argparse.Namespace) -> int:
+    """Run it; returns the exit status."""
+    # rich takes longer to import than a worker takes to start; only this command needs it.
+    from rich.console import Console  # noqa: PLC0415
+
+    from pvpmu.bench.progress import progress_on  # noqa: PLC0415
+    from pvpmu.bench.realvm_table import print_real  # noqa: PLC0415
+    from pvpmu.bench.table import ENDLESS  # noqa: PLC0415
+
+    for name, default in _MEANINGLESS.items():
+        if getattr(args, name) != default:
+            raise UsageError(
+                f"--{name} means nothing with --transport {TRANSPORT}: the VM's guest runs one "
+                "program of its own (docs/vm.md)"
+            )
+    designs = _designs(args.design)
+    models = models_named(args.cost or [DEFAULT_COST])
+    target = None if args.json is None or args.json == "-" else writable(Path(args.json))
+    config = RealConfig(
+        designs=designs,
+        pmis=args.pmis * args.runs,
+        period=args.period,
+        turns=_TURNS * args.runs,
+        cpl=args.cpl,
+        pin=args.pin,
+    )
+    with progress_on(Console(stderr=True)) as progress:
+        result = real_document(config, measure_real(config, progress), models)
+    text = json.dumps(result, indent=2) + "\n"
+    if args.json == "-":
+        sys.stdout.write(text)
+    else:
+        if target is not None:
+            target.write_text(text, "utf-8")
+        screen = Console()
+        fit = screen.width if screen.is_terminal else None
+        print_real(result, Console(width=ENDLESS), fit)
+    return 0 if all(check["ok"] for check in result["checks"]) else 1
+
+
+def _designs(asked: list[str] | None) -> list[Design]:
+    """Those that were asked for; of "all" those that a real VM can have, naming the others."""
+    designs = designs_named(asked or DEFAULT_DESIGNS)
+    if asked != [ALL]:
+        for design in designs:
+            refuse_impossible(design)
+        return designs
+    for design in designs:
+        reason = why_not(design)
+        if reason is not None:
+            print(f"pvpmu bench: without {design.name}: {reason}", file=sys.stderr)
+    return [design for design in designs if why_not(design) is None]

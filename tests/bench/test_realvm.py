@@ -1,0 +1,200 @@
+"""The bench on a real VM: its document and table from made-up chunks, its options, one true run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pvpmu.bench.realvm import RealConfig, RealMeasured, Totals
+from pvpmu.bench.realvm_document import real_document
+from pvpmu.bench.realvm_table import print_real
+from pvpmu.cli import main
+from pvpmu.cost.shelf import models_named
+from pvpmu.shared.control import VcpuStats
+from pvpmu.shared.design import designs_named
+from pvpmu.shared.errors import ResourceError
+from pvpmu.shared.tally import TALLY_WORDS
+from pvpmu.vm import build, kvm
+from pvpmu.vm.cpl import Execution
+from pvpmu.vm.jobs import PmiReport
+
+PMIS = 10
+Json = dict[str, Any]
+
+
+def chunk(reads: int, writes: int, cycles: int) -> PmiReport:
+    exits = {
+        "to_user_wrmsr": writes * PMIS, "to_user_rdmsr": reads * PMIS,
+        "to_user_io": PMIS + 1, "to_user_hlt": 0,
+    }  # fmt: skip
+    stats = VcpuStats(
+        exits={},
+        accesses=[],
+        tallies=[[12 * PMIS] + [0] * (TALLY_WORDS - 1), *([0] * TALLY_WORDS for _ in range(2))],
+        exits_by=[(reads + writes) * PMIS, PMIS, 0],
+        pmi={"raised": PMIS, "delivered": PMIS, "coalesced": 0, "dropped": 0, "late": 0,
+             "stray": 0, "extra_loops": 0},
+        undelivered=0,
+        load=None,
+    )  # fmt: skip
+    return PmiReport(
+        registered=not reads, pmis=PMIS, empty=0, bits=PMIS, nmis=PMIS, refusals=0, samples=PMIS,
+        counted=[6000, 0, 1, 1], retired=[6000, 0, 1, 1], exits=exits,
+        kernel={**exits, "kvm_emulate_insn": 40 * PMIS}, stats=stats, ns=1_000_000,
+        tsc_khz=2_000_000, cycles=[cycles] * PMIS,
+    )  # fmt: skip
+
+
+def totals(reads: int, writes: int, cycles: int) -> Totals:
+    return Totals(
+        vpmu=[chunk(reads, writes, cycles + turn) for turn in range(5)],
+        table=[chunk(reads, writes, cycles // 2) for _ in range(5)],
+        stamped=replace(chunk(reads, writes, 0), cycles=[], accesses={(32, 0x38F): [7] * PMIS}),
+        operations={name: (2.0, [100]) for name in ("tick", "sched_in", "sched_out")},
+    )
+
+
+def measured() -> RealMeasured:
+    return RealMeasured(
+        Execution(2000.0, "kvm_pvm"),
+        user=True,
+        designs={"trap": totals(3, 5, 800_000), "page": totals(0, 1, 100_000)},
+        floors={name: [1000.0] for name in ("empty_exit", "gate", "page_word")} | {"stamps": [20]},
+        scaling=[(100.0, 190.0, 1.9)] * 3,
+    )
+
+
+def result_of(change: Callable[[RealMeasured], None] = lambda _: None) -> Json:
+    found = measured()
+    change(found)
+    config = RealConfig(designs=designs_named(["trap", "page"]), pmis=5 * PMIS, period=600, turns=5)
+    return real_document(config, found, models_named(["icx-2021"]))
+
+
+def test_the_document_says_exits_ratio_and_gates() -> None:
+    result = result_of()
+    trap, page = result["designs"]
+    assert (trap["msr_exits_per_pmi"], page["msr_exits_per_pmi"]) == (8.0, 1.0)
+    assert trap["handler_less_gates"]["vpmu"] == 800_002 - 8 * 980
+    assert trap["handler"]["vpmu"]["ns"]["p50"] == round(800_002 / 2, 1)
+    (ratio,) = result["ratios"]
+    assert (ratio["of"], ratio["by"]) == ("trap", "page")
+    assert 7.9 < ratio["vpmu"]["low"] <= ratio["vpmu"]["value"] <= ratio["vpmu"]["high"] < 8.1
+    assert set(ratio["models"]) == {"icx-2021-2p", "icx-2021-3p"}
+    assert all(check["ok"] for check in result["checks"])
+    assert json.loads(json.dumps(result)) == result
+
+
+def lose_one(found: RealMeasured) -> None:
+    stats = found.designs["page"].vpmu[2].stats
+    assert stats is not None
+    stats.pmi["delivered"] -= 1
+
+
+def miscount(found: RealMeasured) -> None:
+    found.designs["page"].vpmu[1].counted[0] += 1
+
+
+def hide_an_exit(found: RealMeasured) -> None:
+    kernel = found.designs["trap"].vpmu[0].kernel
+    assert isinstance(kernel, dict)
+    kernel["to_user_rdmsr"] += 1
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "who"),
+    [
+        (lose_one, "no PMI lost", "page"),
+        (miscount, "count error 0", "page"),
+        (hide_an_exit, "the kernel counts the same exits to user space", "trap"),
+    ],
+)
+def test_what_does_not_hold_fails_by_name(
+    change: Callable[[RealMeasured], None], check: str, who: str
+) -> None:
+    failed = [each for each in result_of(change)["checks"] if not each["ok"]]
+    assert failed == [{"name": check, "ok": False, "detail": who}]
+
+
+def test_without_tracepoints_the_document_says_what_stood_in_the_way() -> None:
+    def without(found: RealMeasured) -> None:
+        for each in found.designs.values():
+            for report in each.vpmu:
+                report.kernel = "tracefs: not mounted"
+
+    result = result_of(without)
+    assert result["designs"][0]["kernel"] == "tracefs: not mounted"
+    assert all(check["ok"] for check in result["checks"])
+    assert any("No tracepoints" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("fit", [None, 60])
+def test_the_table_says_the_same(fit: int | None) -> None:
+    out = io.StringIO()
+    print_real(result_of(), Console(file=out, width=10_000), fit)
+    text = out.getvalue()
+    for words in (
+        "a VM", "kvm_pvm: CPL 0 emulated", "guest at CPL 3", "MSR exits per PMI", "8.00", "1.00",
+        "handler trap / page: 8.00", "floors, TSC cycles p50: empty exit 1,000.0",
+        "1.90 times as many", "ok: no PMI lost", "WRMSR MSR_CORE_PERF_GLOBAL_CTRL",
+    ):  # fmt: skip
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--scenario", "short"], "--scenario means nothing with --transport vm"),
+        (["--driver", "linux-6.12"], "--driver means nothing"),
+        (["--design", "mediated"], "design mediated cannot run on a real VM: it passes"),
+        (["--design", "page-reload"], "cannot run on a real VM: it needs a seam of its own"),
+        (["--design", "xen-style"], "cannot run on a real VM: it needs routes of its own"),
+        (["--pmis", "0"], "0 is below 1"),
+    ],
+)
+def test_what_a_real_vm_cannot_do_is_refused_in_one_line(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--transport", "vm", *words]) == 2
+    err = capsys.readouterr().err
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_no_kvm_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing() -> bytes:
+        return b""
+
+    monkeypatch.setattr(build, "program", nothing)
+    monkeypatch.setattr(kvm, "DEVICE", tmp_path / "kvm")
+    assert main(["bench", "--transport", "vm"]) == 1
+    assert "absent; load the module" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_a_short_run_on_a_real_vm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reason = kvm.unusable()
+    if reason is not None:
+        pytest.skip(f"needs a real VM: {reason}")
+    try:
+        build.compiler()
+    except ResourceError as error:
+        pytest.skip(f"needs a C compiler: {error}")
+    command = "bench --transport vm --pmis 40 --period 120 --design trap page --json -"
+    assert main(command.split()) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["schema"] == "pvpmu-vm-bench"
+    assert [design["msr_exits_per_pmi"] for design in result["designs"]] == [8.0, 1.0]
+    assert [design["pmi"]["lost"] for design in result["designs"]] == [0, 0]
