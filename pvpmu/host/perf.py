@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from pvpmu.host.hardware import Counter, PhysicalPmu
@@ -132,13 +133,24 @@ class PerfContext:
     def __init__(self, pmu: PhysicalPmu) -> None:
         self.pmu = pmu
         self.events: list[PerfEvent] = []
-        self.beside: Beside | None = None
+        self.beside = None
         self.refused = 0
         self.tally = [0] * TALLY_WORDS
         self._active: list[PerfEvent] = []
         self._mask = pmu.mask
         self._wrap = pmu.mask + 1
         self._max_left = pmu.mask >> 1
+
+    @property
+    def beside(self) -> Beside | None:
+        """The CPU's context, if its events matter."""
+        return self._beside
+
+    @beside.setter
+    def beside(self, beside: Beside | None) -> None:
+        self._beside = beside
+        # Decided once, not at each start of a counter.
+        self._install = self._put if beside is None else partial(self._put_before, beside)
 
     def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
         """perf_event_create_kernel_counter: returns None when the period is refused."""
@@ -255,8 +267,8 @@ class PerfContext:
         """The host's PMI handler: take overflow status, reload, call overflow callbacks."""
         status = self.pmu.status
         self.pmu.status = 0
-        if self.beside is not None:
-            self.beside.take_overflows(status)
+        if self._beside is not None:
+            self._beside.take_overflows(status)
         self.take_overflows(status)
 
     def take_overflows(self, status: int) -> None:
@@ -272,16 +284,15 @@ class PerfContext:
             if overflowed:
                 event.on_overflow()
 
-    def _install(self, event: PerfEvent) -> bool:
-        """Put an event on a counter; returns whether there was one."""
-        if self.beside is None:
-            return self._put(event)
-        self.beside.make_room()
+    def _put_before(self, beside: Beside, event: PerfEvent) -> bool:
+        """Put an event on a counter, flexible ones of the CPU's after it."""
+        beside.make_room()
         done = self._put(event)
-        self.beside.refill()
+        beside.refill()
         return done
 
     def _put(self, event: PerfEvent) -> bool:
+        """Put an event on a counter; returns whether there was one."""
         counter = event.last
         if counter is None or counter.taken:
             counter = self._free_counter(event.kind) or self._vacated_counter()
@@ -302,8 +313,8 @@ class PerfContext:
         The others come back to the same counter with the same distance, so only the count changes.
         """
         self.tally[PLACEMENTS] += len(self._active)
-        if self.beside is not None:
-            self.tally[PLACEMENTS] += self.beside.flexible_on
+        if self._beside is not None:
+            self.tally[PLACEMENTS] += self._beside.flexible_on
 
     def _remove(self, event: PerfEvent, counter: Counter) -> None:
         self._update(event, counter)

@@ -180,7 +180,7 @@ class HostPage:
         """
         offset = None if was_running else _WRITTEN_AS_IS.get(address)
         # A tolerated write to a register that does not exist has no word.
-        if offset is None or self._turns[offset] is None:
+        if offset is None or offset not in self._turns:
             self.registers_changed()
         else:
             self.dirty = True
@@ -240,10 +240,9 @@ class HostPage:
         copy = self._words[TURN_FIRST : page.TURN_END].tolist()
         released = self.released
         self.take_ovf_ctrl()
+        published = self._published
         changed = [
-            turn
-            for offset in _differing(copy, self._published)
-            if (turn := self._turns[offset]) is not None
+            turn for offset, turn in self._turns.items() if copy[offset] != published[offset]
         ]
         # Nothing new, nothing refused and nothing to take back: no publication comes of it.
         self.dirty = self.dirty or bool(changed) or bool(self._rejected)
@@ -257,7 +256,7 @@ class HostPage:
             return False
         for turn in changed:
             self._apply(turn, copy[turn.offset])
-            self._published[turn.offset] = copy[turn.offset]
+            published[turn.offset] = copy[turn.offset]
         if released and not self._vpmu.live:
             # With live != 0 the release takes effect in the COMMIT that is about to follow it.
             self._vpmu.held = False
@@ -277,9 +276,9 @@ class HostPage:
             self._stale = False
             self._written = None
         elif self._restore:
-            for turn in self._turns:
-                if turn is not None and self._restore >> turn.offset & 1:
-                    words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+            for offset in self._turns:
+                if self._restore >> offset & 1:
+                    words[TURN_FIRST + offset] = self._published[offset]
             self._restore = 0
         if self._lvtpc_changed:
             words[page.LVTPC] = self._published[_LVTPC] = self._delivery.lvtpc

@@ -6,6 +6,7 @@ Derived from the layout, the register table and CPUID; nothing here touches a pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from pvpmu.host.pmc import Pmc
 from pvpmu.host.vpmu import Vpmu
@@ -36,8 +37,8 @@ def lvtpc_refused(cpuid: PmuCpuid) -> int:
     return (cpuid.lvtpc_reserved | ~cpuid.lvtpc_kept) & U64_MASK
 
 
-def turn_words(vpmu: Vpmu) -> list[TurnWord | None]:
-    """By offset from TURN_FIRST; None where there is no register."""
+def turn_words(vpmu: Vpmu) -> dict[int, TurnWord]:
+    """By offset from TURN_FIRST, ascending; those whose register exists."""
     cpuid = vpmu.cpuid
 
     def word(role: Role, refused: int, reason: Reject, pmc: Pmc | None = None) -> TurnWord:
@@ -55,10 +56,7 @@ def turn_words(vpmu: Vpmu) -> list[TurnWord | None]:
         turns.append(word(Role.EVTSEL, cpuid.evtsel_reserved, Reject.RESERVED_BITS, pmc))
         turns.append(word(Role.PMC, ~pmc.mask, Reject.BEYOND_WIDTH, pmc))
     turns += [word(Role.FIXED_CTR, ~pmc.mask, Reject.BEYOND_WIDTH, pmc) for pmc in vpmu.fixed]
-    by_offset: list[TurnWord | None] = [None] * TURN_COUNT
-    for turn in turns:
-        by_offset[turn.offset] = turn
-    return by_offset
+    return {turn.offset: turn for turn in sorted(turns, key=attrgetter("offset"))}
 
 
 def header_words(vpmu: Vpmu, features: int, generation: int) -> list[tuple[int, int]]:

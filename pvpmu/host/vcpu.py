@@ -166,7 +166,7 @@ class HostVcpu(PageRegistrar):
         """The perf context of a new vPMU; for a subclass that watches its calls."""
         return perf
 
-    def serve(self) -> int:
+    def serve(self) -> int:  # noqa: C901 (hot path: a call each would cost more than it does)
         """Handle the exit in the slot, prepare the entry, store the reply.
 
         Returns the exit reason, so that the shell can act on FLOOR.
@@ -198,7 +198,10 @@ class HostVcpu(PageRegistrar):
             flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
         if self._shared_lock is not None:
             self._shared_lock.end()
-        self._publish()
+        # Most exits without a page change nothing that the guest sees, and the call is not free.
+        changed = self.hardware.version != self._live_version
+        if changed or self.page is not None or self._mediated is not None:
+            self._publish()
         if self._tells_work:
             self._tell_work()
         slot[_REPLY] = flags

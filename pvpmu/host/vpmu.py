@@ -278,9 +278,12 @@ class Vpmu(Counters):
         self.global_ctrl = value
         toggled_on = toggled & self.live
         # For a counter without a host event that does not get enabled there is nothing to do.
+        deferred = self.profile.deferred_reprogram
         for pmc in self._among(toggled & self._with_event | toggled_on):
-            if value & pmc.bit or self.profile.deferred_reprogram:
+            if deferred:
                 self.request_reprogram(pmc)
+            elif value & pmc.bit:
+                self.reprogram(pmc)
             else:
                 self.stop(pmc)
         return True

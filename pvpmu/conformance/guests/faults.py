@@ -161,11 +161,11 @@ class RefuseCommit(Fault):
         commits = seen.state in FROZEN and seen.writes(msr.GLOBAL_CTRL) and seen.value != 0
         if self.fired or words is None or not commits or seen.blocked is not self.blocked:
             return
-        for turn in turn_words(vcpu.vpmu):
+        for offset, turn in turn_words(vcpu.vpmu).items():
             # One that the guest has just stored would be lost.
-            if turn is not None and TURN_FIRST + turn.offset not in seen.stored:
+            if TURN_FIRST + offset not in seen.stored:
                 self.fired += 1
-                words[TURN_FIRST + turn.offset] |= turn.refused
+                words[TURN_FIRST + offset] |= turn.refused
                 return
 
 
