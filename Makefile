@@ -10,6 +10,8 @@
 # make clean  remove what the above made
 
 PYTHON ?= python3
+# Tests of so many files at once.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -20,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -149,6 +149,8 @@ def test_a_bar_is_drawn_on_a_terminal_only(
     assert main(["whatif", trace]) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
+    # However long the name of the temporary folder is.
+    monkeypatch.setenv("COLUMNS", "400")
     assert main(["whatif", trace]) == 0
     assert "trace.txt" in capsys.readouterr().err
 
