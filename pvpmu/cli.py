@@ -17,6 +17,7 @@ _COMMANDS = {
     "calibrate": "pvpmu.cost.cli",
     "design": "pvpmu.designcli",
     "sweep": "pvpmu.sweep.cli",
+    "top": "pvpmu.console.cli",
     "whatif": "pvpmu.trace.cli",
     "replay": "pvpmu.trace.cli",
     "registers": "pvpmu.toolscli",

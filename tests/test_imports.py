@@ -30,11 +30,15 @@ PURE = (
     "shared/costs.py", "cost/file.py", "cost/fit.py", "cost/model.py", "cost/sensitivity.py",
     "cost/calibrate.py", "cost/prediction.py",
     "sweep/parameters.py", "sweep/shape.py", "sweep/grid.py", "sweep/row.py",
+    "console/snapshot.py", "console/model.py", "console/units.py", "console/chart.py",
+    "console/grid.py", "console/keys.py", "console/tables.py", "console/screen.py",
+    "console/document.py", "console/lines.py",
     "report/page.py", "report/html.py", "report/markdown.py", "report/statistics.py",
     "report/factorial.py", "report/plan.py", "report/choices.py", "report/content.py",
 )  # fmt: skip
 EXTRAS = {
     "distributed": {"sweep/engine.py"},
+    "hdrh": {"console/export.py"},
     "matplotlib": {"trace/plot.py", "report/plots.py", "report/write.py"},
     "zstandard": {"trace/unpack.py"},
 }
@@ -119,7 +123,7 @@ def test_the_host_never_imports_the_guest(file: str) -> None:
 @pytest.mark.parametrize("file", _under("shared/"))
 def test_what_both_share_imports_neither_side_nor_bench_nor_kit(file: str) -> None:
     users = ("host", "guest", "bench", "conformance", "cost", "sweep", "trace", "report")
-    users = (*users, "recording", "vm")
+    users = (*users, "recording", "vm", "console")
     assert not _inside(_imports(file), *(f"pvpmu.{user}" for user in users))
 
 

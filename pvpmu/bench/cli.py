@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,11 @@ from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared.design import ALL, DEFAULT_DESIGNS, DRIVERS, design_names, designs_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import PINS, at_least_one, integer, vcpu_count, writable
+from pvpmu.shared.viewprocess import live_view
 
 _NO_CHARGE = "none"
+_VIEW_WAIT_S = 120.0
+"""Hosts start one after the other, and there may be many."""
 
 
 def add_commands(commands: Any) -> None:  # argparse names the type privately
@@ -96,6 +101,11 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     add_real_options(bench)
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     bench.add_argument(
+        "--live",
+        action="store_true",
+        help="show the live view (pvpmu top) of all designs side by side; the table comes after it",
+    )
+    bench.add_argument(
         "--report",
         metavar="DIR",
         help="write results.html, .md and .json there, with plots and CSV files; counts and "
@@ -132,9 +142,13 @@ def _bench(args: argparse.Namespace) -> int:
         charge=_charge(args.charge, scenario),
         driver=args.driver,
         record_to=record_to(args),
+        live=args.live,
     )
     reference = load_reference(scenario.reference)
-    with progress_on(Console(stderr=True)) as progress:
+    with (
+        # The view has the terminal; where there is none it prints a line now and then.
+        _live_progress(config) if args.live else progress_on(Console(stderr=True)) as progress
+    ):
         measured = measure(config, progress)
         result = document(config, measured, models, reference)
         if args.report is not None:
@@ -152,6 +166,13 @@ def _bench(args: argparse.Namespace) -> int:
         fit = screen.width if screen.is_terminal else None
         print_result(result, Console(width=ENDLESS), fit)
     return 0 if all(check["ok"] for check in result["checks"]) else 1
+
+
+@contextlib.contextmanager
+def _live_progress(config: BenchConfig) -> Iterator[Progress]:
+    """The live view in place of a progress bar."""
+    with live_view(config.vm_names, _VIEW_WAIT_S):
+        yield lambda _share, _label: None
 
 
 def _charge(asked: str | None, scenario: Scenario) -> CostModel | None:

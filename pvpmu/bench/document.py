@@ -29,6 +29,12 @@ from pvpmu.shared.registers import BY_ADDRESS
 SCHEMA = "pvpmu-bench/1"
 
 
+_LIVE_NOTE = (
+    "--live: every access, exit and handler of the timed passes was recorded for the live view; "
+    "the handler's wall times and the accesses per second include that."
+)
+
+
 def document(
     config: BenchConfig,
     measured: Measured,
@@ -43,7 +49,7 @@ def document(
         "version": __version__,
         "scenario": config.scenario.name,
         "summary": config.scenario.summary,
-        "notes": list(config.scenario.notes),
+        "notes": [*config.scenario.notes, *([_LIVE_NOTE] if config.live else [])],
         "transport": config.transport,
         "pin": config.pin if config.transport == "process" else None,
         "seed": config.seed,

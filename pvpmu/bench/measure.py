@@ -47,7 +47,8 @@ class BenchConfig:
 
     ``charge``: the model charged to the guest clock; raises :class:`UsageError` for a script.
     ``driver``: the guest's driver generation, else each design's own. ``record_to``: where the runs
-    of every design are recorded to, in passes of their own.
+    of every design are recorded to, in passes of their own. ``live``: record latencies for the live
+    view, which raises :class:`UsageError` where there are no processes to look at.
     """
 
     scenario: Scenario
@@ -61,10 +62,18 @@ class BenchConfig:
     charge: CostModel | None = None
     driver: DriverName | None = None
     record_to: RecordTo | None = None
+    live: bool = False
 
     def __post_init__(self) -> None:
         if self.charge is not None:
             refuse_script(self.scenario)
+        if self.live and self.transport != "process":
+            raise UsageError(f"--live needs --transport process, got {self.transport}")
+
+    @property
+    def vm_names(self) -> list[str]:
+        """The VM of each design."""
+        return [f"bench-{os.getpid()}-{number}" for number in range(len(self.designs))]
 
     def guest(self, name: str) -> GuestDesign:
         """The guest's side of the design of that name."""
@@ -142,17 +151,18 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
             design.name: stack.enter_context(
                 open_vm(
                     VmConfig(
-                        name=f"bench-{os.getpid()}-{number}",
+                        name=name,
                         design=design,
                         vcpus=config.vcpus,
                         cpuid=config.scenario.cpuid,
                         pin=config.pin,
                         load=config.scenario.host_load,
+                        live=config.live,
                     ),
                     config.transport,
                 )
             )
-            for number, design in enumerate(config.designs)
+            for name, design in zip(config.vm_names, config.designs, strict=True)
         }
         scales = _scales(config)
         reference = load_reference(config.scenario.reference) if config.charge is None else None

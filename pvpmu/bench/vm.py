@@ -47,7 +47,7 @@ class VmConfig:
 
     ``load``: the host's own events. ``recording``: what the vCPUs are recorded to; it is closed
     with the VM. Inline it has both sides, else the guest's, and ``host_record`` is where the host
-    records itself to.
+    records itself to. ``live``: record latencies for the live view.
     """
 
     design: Design
@@ -58,6 +58,7 @@ class VmConfig:
     load: HostLoad = NO_LOAD
     recording: RecordingFile | None = None
     host_record: RecordTo | None = None
+    live: bool = False
 
 
 class InlineVm:
@@ -139,6 +140,7 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
             wait_s=WAIT_S,
             host_lives=host.lives,
             recording=config.recording,
+            live=config.live,
         ) as session,
     ):
         yield session

@@ -31,6 +31,7 @@ from pvpmu.shared.process import (
     seconds,
     vcpu_count,
 )
+from pvpmu.shared.viewprocess import live_view
 
 _DEFAULT_WAIT_S = 60.0
 SCHEMA = "pvpmu-guest/1"
@@ -87,6 +88,11 @@ def _parser() -> CommandParser:
         help="generation of the PMU driver (default: the design's own)",
     )
     add_record_options(parser)
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="record latencies and show the live view (pvpmu top); the results come after it",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--check",
@@ -110,6 +116,7 @@ def run(argv: list[str]) -> int:
     meta = {"vm": name, "runs": args.runs, **described(scenario, args.seed)}
     recording = record.open(meta) if record is not None else None
     with (
+        live_view([name], args.wait) if args.live else contextlib.nullcontext(),
         _warned(recording),
         open_session(
             name,
@@ -117,6 +124,7 @@ def run(argv: list[str]) -> int:
             wait_s=args.wait,
             memory_bytes=args.memory,
             recording=recording,
+            live=args.live,
         ) as session,
     ):
         result["design"] = session.design
@@ -125,10 +133,13 @@ def run(argv: list[str]) -> int:
         for run in range(args.runs):
             for vcpu, entry in enumerate(_one_run(session, scenario, guest, args.seed, run)):
                 result["runs"].append({"run": run, "vcpu": vcpu, **entry})
-                if not args.json:
+                if not (args.json or args.live):
                     _print_run(result["runs"][-1])
     if args.json:
         print(json.dumps(result, indent=2))
+    elif args.live:
+        for entry in result["runs"]:
+            _print_run(entry)
     if args.check:
         _check(result["runs"])
     return 0

@@ -14,7 +14,7 @@ from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.machine import Machine, Progress
 from pvpmu.guest.pvpage import GuestPage
 from pvpmu.guest.scenario import Races
-from pvpmu.shared import exits, page
+from pvpmu.shared import page
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import EVTSEL_EN, EVTSEL_INT, FIXED_EN, LVT_NMI, PmuCpuid
 from pvpmu.shared.exits import Control, ExitReason
@@ -28,8 +28,6 @@ ROUND_TRIP, WORD_READ, WORD_WRITE = "round_trip", "word_read", "word_write"
 _EMPTY = "empty"
 _SCRATCH = page.PAGE_SIZE // 8 - 1
 """The page's last word: in the tail, which stays the guest's."""
-
-_FLOOR_ROUNDS, _FLOOR_BATCH = 25, 40
 
 _WRITE_VALUES = {
     Role.PERFCTR: 0xFFFF_0000,
@@ -142,7 +140,7 @@ class LatencyJob:
             results.setdefault(name, []).append((spent - (middle - start)) / batch)
 
     def _round_trip(self, machine: Machine, report: LatencyReport) -> None:
-        trips = _trips(machine, self.exit_batch)
+        trips = machine.round_trips(self.exit_batch)
         if trips is not None:
             self._measure(self.exit_batch, [(report.floors, ROUND_TRIP, trips)])
 
@@ -174,38 +172,6 @@ class ThroughputJob:
             done += self.batch
         progress(1.0)
         return ThroughputReport(done, spent)
-
-
-def round_trips(machine: Machine, clock: Callable[[], Ns]) -> list[float]:
-    """Mean ns per bare round trip of each batch, loop cost subtracted."""
-    found: list[float] = []
-    for _ in range(_FLOOR_ROUNDS):
-        trips = _trips(machine, _FLOOR_BATCH)
-        if trips is None:
-            return [0.0]
-        start = clock()
-        _empty(_FLOOR_BATCH)
-        middle = clock()
-        trips(_FLOOR_BATCH)
-        found.append((clock() - middle - (middle - start)) / _FLOOR_BATCH)
-    return found
-
-
-def _trips(machine: Machine, batch: int) -> Probe | None:
-    """Have the host answer one batch of bare round trips, to be made at once; None inline."""
-    release, acquire = machine.release, machine.acquire
-    if release is None or acquire is None:
-        return None
-    machine.slot[exits.VALUE] = batch
-    machine.slot[exits.REQUEST] = ExitReason.FLOOR
-    machine.cross()
-
-    def trips(batch: int) -> None:
-        for _ in repeat(None, batch):
-            release()
-            acquire()
-
-    return trips
 
 
 def _readable(addresses: Iterable[int], cpuid: PmuCpuid) -> list[tuple[str, int]]:

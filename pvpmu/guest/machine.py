@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
+from statistics import median
 from typing import Protocol, TypeVar
 
 from pvpmu.guest.accuracy import SampleErrors
@@ -20,13 +22,16 @@ from pvpmu.guest.runner import Counts, GuestRun, RunHooks
 from pvpmu.guest.scenario import Races, Scenario
 from pvpmu.guest.traced import GuestTrace
 from pvpmu.recording.tracer import Tracer
+from pvpmu.shared import exits
 from pvpmu.shared.clock import timer_cost
 from pvpmu.shared.costs import Costs
 from pvpmu.shared.design import GuestDesign
+from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.units import Ns
 
+_FLOOR_ROUNDS, _FLOOR_BATCH = 15, 10
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -77,6 +82,36 @@ class Machine:
             latency=races.injection_latency,
             tail=races.handler_tail,
         )
+
+    def round_trips(self, batch: int) -> Callable[[int], None] | None:
+        """Have the host answer one batch of bare round trips, to be made at once; None inline."""
+        release, acquire = self.release, self.acquire
+        if release is None or acquire is None:
+            return None
+        self.slot[exits.VALUE] = batch
+        self.slot[exits.REQUEST] = ExitReason.FLOOR
+        self.cross()
+
+        def trips(batch: int) -> None:
+            for _ in repeat(None, batch):
+                release()
+                acquire()
+
+        return trips
+
+    def measure_floor(self) -> None:
+        """Measure the bare round trip for the live view, as it is now: others may use the CPU."""
+        live, costs = self.live, []
+        if live is None:
+            return
+        for _ in range(_FLOOR_ROUNDS):
+            trips = self.round_trips(_FLOOR_BATCH)
+            if trips is None:
+                return
+            start = live.clock()
+            trips(_FLOOR_BATCH)
+            costs.append((live.clock() - start) / _FLOOR_BATCH)
+        live.measured_floor(median(costs))
 
     def instrumented(self) -> Instrumented | None:
         """What times a vCPU, if latencies are recorded."""
@@ -151,6 +186,8 @@ class RunJob:
         trace = machine.trace()
         # The pass that counts spends its time on that: it has no latencies to show.
         live = None if self.record else machine.instrumented()
+        if live is not None:
+            machine.measure_floor()
         report = RunReport(Counts(), page_registered=False)
         timing = self._timing(report)
 

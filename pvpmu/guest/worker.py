@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from statistics import median
 from typing import Any
 
-from pvpmu.guest.latency import round_trips
 from pvpmu.guest.liveview import GuestLive, calibrated
 from pvpmu.guest.machine import Job, Machine
 from pvpmu.recording.handed import tracer_of
@@ -65,8 +63,6 @@ def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
         live=_live(handoff),
         tracer=tracer_of(handoff),
     )
-    if machine.live is not None:
-        machine.live.measured_floor(median(round_trips(machine, time.perf_counter_ns)))
     pipe.send(True)
     while True:
         job: Job[object] = pipe.recv()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from pvpmu.host.server import HostConfig, serve
@@ -15,6 +16,7 @@ from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
 from pvpmu.shared.profile import PROFILES, profile_named
+from pvpmu.shared.viewprocess import live_view
 
 _DEFAULT_WAIT_S = 60.0
 
@@ -112,6 +114,11 @@ def _parser() -> CommandParser:
         help="let the guest make the VMM's calls (for a conformance kit only)",
     )
     add_record_options(parser)
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="show the live view (pvpmu top), and have the guest record latencies for it",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -137,14 +144,17 @@ def run(argv: list[str]) -> int:
         pin=args.pin,
         wait_s=args.wait,
         record=record_to(args),
+        live=args.live,
     )
-    say = _quiet if args.quiet else _say
+    # The view says what happens, and has the terminal.
+    say = _quiet if args.quiet or args.live else _say
 
     def recorded(outcome: Outcome) -> None:
         say(f"{config.name}: {outcome.written:,} records in {outcome.path}")
         warn("pvpmu-host", outcome)
 
-    serve(config, say, recorded)
+    with live_view([config.name], config.wait_s) if args.live else contextlib.nullcontext():
+        serve(config, say, recorded)
     return 0
 
 

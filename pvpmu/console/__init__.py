@@ -1,0 +1,1 @@
+"""The live view of running hosts, in its own process: ``pvpmu top``."""

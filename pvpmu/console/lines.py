@@ -1,0 +1,99 @@
+"""The model as plain text: a full report, or one line per VM and update. Pure."""
+
+from __future__ import annotations
+
+from pvpmu.console import units
+from pvpmu.console.grid import Column, fit
+from pvpmu.console.keys import View
+from pvpmu.console.model import KINDS, LatencyRow, Model
+from pvpmu.console.tables import Table, arranged, register_table, total_table, vcpu_table
+
+REPEAT = 20
+"""The title comes again after so many updates."""
+_WIDTH = 132
+_NARROW = 1000
+"""No terminal: lines may be as long as they are."""
+
+
+def report(model: Model, view: View) -> list[str]:
+    """Everything that the screen has, but histograms as their quantiles."""
+    several = len(model.vms) > 1
+    lines = [f"{vm.name}: design {vm.design}, {vm.condition}" for vm in model.vms]
+    for table in (
+        vcpu_table(model.vcpu_rows(), _WIDTH, several=several),
+        _latency_table(model.latency_rows(view.vcpu), several=several),
+        register_table(arranged(model.register_rows(view.vcpu), view), _WIDTH, several=several),
+        total_table(model.totals(), _WIDTH),
+    ):
+        if table.rows:
+            lines += ["", *fit(table.columns, table.rows, _NARROW)]
+    return lines
+
+
+def update(model: Model, clock: str, *, titled: bool) -> list[str]:
+    """A line for each VM: rates, and p50 of each kind of latency. ``clock``: the time of day."""
+    columns = [
+        Column("time", 8, text=True),
+        Column("vm", 10, text=True),
+        Column("design", 10, text=True),
+        Column("state", 10, text=True),
+        Column("PMIs/s", 7),
+        Column("exits/s", 7),
+        Column("avoid/s", 7),
+        *(Column(f"{kind} p50", 10) for kind in KINDS),
+        Column("exits", 11),
+        Column("avoided", 11),
+    ]
+    latencies = {(row.vm, row.kind): row for row in model.latency_rows()}
+    vcpus = model.vcpu_rows()
+    rows = []
+    for vm, total in zip(model.vms, model.totals(), strict=True):
+        states = {row.state for row in vcpus if row.vm == vm.name and row.vcpu is not None}
+        rows.append(
+            [
+                clock,
+                vm.name,
+                vm.design,
+                "/".join(sorted(states)),
+                units.short_count(total.pmi_rate),
+                units.short_count(total.exit_rate),
+                units.short_count(total.avoided_rate),
+                *(_p50(latencies.get((vm.name, kind))) for kind in KINDS),
+                units.count(total.exit_total),
+                units.NOTHING if total.avoided is None else units.count(total.avoided),
+            ]
+        )
+    title, *lines = fit(columns, rows, _NARROW)
+    return [title, *lines] if titled else lines
+
+
+def _p50(row: LatencyRow | None) -> str:
+    return units.time(row.latency.p50 if row is not None else None)
+
+
+def _latency_table(rows: list[LatencyRow], *, several: bool) -> Table:
+    columns = [
+        *([Column("design", 10, text=True)] if several else []),
+        Column("latency", 15, text=True),
+        Column("count", 11),
+        *(Column(name, 6) for name in ("p50", "p90", "p99", "p99.9", "max")),
+    ]
+    cells = [
+        [
+            *([row.design] if several else []),
+            row.kind,
+            units.count(row.latency.count),
+            *(
+                units.time(each)
+                for each in (
+                    row.latency.p50,
+                    row.latency.p90,
+                    row.latency.p99,
+                    row.latency.p999,
+                    row.latency.largest,
+                )
+            ),
+        ]
+        for row in rows
+    ]
+    return Table(columns, cells)

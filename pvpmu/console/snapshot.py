@@ -1,0 +1,170 @@
+"""What was read of a VM at one instant: words in, values out. Pure.
+
+A guest stores to its words as it likes: nothing here trusts more of them than that they are 64-bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pvpmu.shared import liveview
+from pvpmu.shared.histogram import BUCKETS
+from pvpmu.shared.layout import WORD_BYTES
+from pvpmu.shared.liveview import EXIT_KEYS, PMI_WORDS, Key, State, Status
+from pvpmu.shared.units import Ns
+
+_STATES = {int(state): state for state in State}
+_STATUSES = {int(status): status for status in Status}
+GUEST_HEAD = liveview.GUEST_COUNTS
+"""Words of a guest's area before its histograms."""
+_EXITS = slice(liveview.HOST_EXITS, liveview.HOST_EXITS + len(EXIT_KEYS))
+_PMIS = slice(liveview.HOST_PMI, liveview.HOST_PMI + len(PMI_WORDS))
+
+Buckets = Mapping[int, int]
+"""Counts by bucket (:func:`pvpmu.shared.histogram.bucket_of`); none is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPart:
+    """What a vCPU's guest recorded. ``timer_ns``, ``record_ns``, ``floor_ns``: see GUEST_VCPU.
+
+    ``counts``: values in each of the ``series``.
+    """
+
+    timer_ns: Ns = 0
+    record_ns: Ns = 0
+    floor_ns: Ns = 0
+    spurious: int = 0
+    dropped: int = 0
+    series: Mapping[Key, Buckets] = field(default_factory=dict)
+    counts: Mapping[Key, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuSnapshot:
+    """One vCPU. ``pmis``: by PMI_WORDS; ``exits``: by key, none is 0; ``guest``: if it records."""
+
+    number: int
+    state: State
+    generation: int
+    pmis: Mapping[str, int]
+    exits: Mapping[Key, int]
+    guest: GuestPart | None
+
+
+@dataclass(frozen=True, slots=True)
+class VmSnapshot:
+    """One VM. ``lives``: whether its host does. ``guest``: its process id, 0 before it came.
+
+    ``used``: how many of its vCPUs the guest uses, the first ones; all before it came.
+    """
+
+    name: str
+    design: str
+    status: Status
+    lives: bool
+    guest: int
+    used: int
+    vcpus: Sequence[VcpuSnapshot]
+
+    @property
+    def records(self) -> bool:
+        """Whether the guest records latencies."""
+        return any(vcpu.guest is not None for vcpu in self.vcpus)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return not self.lives or self.status not in (Status.WAITING, Status.SERVING)
+
+    @property
+    def condition(self) -> str:
+        """What the VM is doing, or how it ended."""
+        match self.status:
+            case Status.WAITING:
+                return "waiting for a guest" if self.lives else "host ended: no guest came"
+            case Status.SERVING:
+                return f"guest {self.guest}" if self.lives else "host lost"
+            case Status.DONE:
+                return "host ended: guest done"
+            case Status.LOST:
+                return "host ended: peer lost"
+            case Status.STOPPED:
+                return "host ended"
+
+    def state_of(self, vcpu: VcpuSnapshot) -> str:
+        """What a vCPU's row says of its state."""
+        if not self.ended or vcpu.state is State.ABSENT:
+            return _STATE_NAMES[vcpu.state]
+        match self.status:
+            case Status.LOST:
+                return "peer lost"
+            case Status.SERVING:
+                return "host lost"
+            case _:
+                return "ended"
+
+
+_STATE_NAMES = {
+    State.ABSENT: "-",
+    State.TRAP_ONLY: "trap-only",
+    State.FROZEN: "FROZEN",
+    State.RUNNING: "RUNNING",
+}
+
+
+def design_of(words: Sequence[int]) -> str:
+    """The design's name in a VM's words."""
+    first = liveview.VM_DESIGN
+    raw = b"".join(
+        word.to_bytes(WORD_BYTES, "little")
+        for word in words[first : first + liveview.DESIGN_BYTES // WORD_BYTES]
+    )
+    text = raw.rstrip(b"\0").decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def status_of(words: Sequence[int]) -> Status:
+    """What has become of a VM."""
+    return _STATUSES.get(words[liveview.VM_STATUS], Status.STOPPED)
+
+
+def vcpu_of(number: int, words: Sequence[int], guest: GuestPart | None) -> VcpuSnapshot:
+    """A vCPU from its words of the host's segment."""
+    return VcpuSnapshot(
+        number=number,
+        state=_STATES.get(words[liveview.HOST_STATE], State.ABSENT),
+        generation=words[liveview.HOST_GENERATION],
+        pmis=dict(zip(PMI_WORDS, words[_PMIS], strict=True)),
+        exits={key: count for key, count in zip(EXIT_KEYS, words[_EXITS], strict=True) if count},
+        guest=guest,
+    )
+
+
+def guest_of(words: Sequence[int], histogram: Callable[[int], Sequence[int]]) -> GuestPart:
+    """A vCPU from the GUEST_HEAD words of the guest's segment.
+
+    ``histogram`` reads the BUCKETS words of a series by number.
+    """
+    series = {}
+    for number in range(liveview.SERIES):
+        word = words[liveview.GUEST_KEYS + number]
+        if not word:
+            break
+        try:
+            key = Key.decode(word)
+        except ValueError:
+            continue
+        counts = histogram(number)
+        assert len(counts) == BUCKETS
+        series[key] = {bucket: count for bucket, count in enumerate(counts) if count}
+    return GuestPart(
+        timer_ns=words[liveview.GUEST_TIMER],
+        record_ns=words[liveview.GUEST_RECORD],
+        floor_ns=words[liveview.GUEST_FLOOR],
+        spurious=words[liveview.GUEST_SPURIOUS],
+        dropped=words[liveview.GUEST_DROPPED],
+        series=series,
+        counts={key: sum(buckets.values()) for key, buckets in series.items()},
+    )

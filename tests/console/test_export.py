@@ -1,0 +1,145 @@
+"""Histograms in HdrHistogram's formats, compared with its library where that is installed."""
+
+from __future__ import annotations
+
+import base64
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pvpmu.console import export
+from pvpmu.console.export import encoded, hgrm, histograms, hlog, series_name, write_hgrm
+from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.histogram import bucket_of, highest_of
+from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, Key
+
+ENDS = [{}, {0: 1}, {bucket_of(1000): 3}, {bucket_of((1 << 32) - 1): 2, 5: 1}]
+
+
+def drawn(seed: int, count: int) -> dict[int, int]:
+    draw = random.Random(seed)
+    counts: dict[int, int] = {}
+    for _ in range(count):
+        bucket = bucket_of(int(draw.lognormvariate(6, 1.5)))
+        counts[bucket] = counts.get(bucket, 0) + 1
+    return counts
+
+
+CASES = [*ENDS, drawn(1, 10), drawn(2, 1000), drawn(3, 50_000)]
+
+
+@pytest.fixture
+def library() -> Any:
+    return pytest.importorskip("hdrh.histogram")
+
+
+def of_library(library: Any, counts: dict[int, int]) -> Any:
+    made = library.HdrHistogram(1, (1 << 32) - 1, 2)
+    for bucket, count in counts.items():
+        made.record_value(highest_of(bucket), count)
+    return made
+
+
+def numbers(line: str) -> list[float]:
+    return [float(word) for word in line.split()]
+
+
+@pytest.mark.parametrize("counts", CASES[1:], ids=range(len(CASES) - 1))
+def test_an_hgrm_file_says_what_the_library_counts(library: Any, counts: dict[int, int]) -> None:
+    recorded = [
+        (float(each.value_iterated_to), each.total_count_to_this_value)
+        for each in of_library(library, counts).get_recorded_iterator()
+    ]
+    total = recorded[-1][1]
+    title, blank, *lines = hgrm(counts).splitlines()
+    assert title.split() == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
+    assert not blank
+    *levels, last = [numbers(line) for line in lines if line[0] != "#"]
+    assert last == [recorded[-1][0], 1.0, total]
+    for value, level, count, inverse in levels:
+        at = recorded.index((value, int(count)))
+        # The smallest value that the level reaches.
+        assert level <= count / total + 1e-9
+        assert at == 0 or recorded[at - 1][1] / total < level + 1e-9
+        assert inverse == pytest.approx(1 / (1 - level), abs=0.01, rel=1e-3)
+
+
+def test_levels_come_five_to_each_half_of_what_is_left() -> None:
+    counts = dict.fromkeys(range(200), 1000)
+    levels = [numbers(line)[1] for line in hgrm(counts).splitlines()[2:-4]]
+    assert levels[:11] == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75], abs=1e-9
+    )
+
+
+def test_an_hgrm_file_ends_with_its_moments() -> None:
+    lines = hgrm({bucket_of(100): 2, bucket_of(200): 2}).splitlines()[-3:]
+    assert "Mean    =       150.00, StdDeviation   =        50.00" in lines[0]
+    assert "Max     =       200.00, TotalCount     =         4.00" in lines[1]
+    assert "SubBuckets     =          256" in lines[2]
+
+
+@pytest.mark.parametrize("counts", CASES, ids=range(len(CASES)))
+def test_the_library_decodes_what_was_counted(library: Any, counts: dict[int, int]) -> None:
+    text = encoded(counts)
+    base64.b64decode(text, validate=True)
+    decoded = library.HdrHistogram.decode(text)
+    assert decoded.get_total_count() == sum(counts.values())
+    for bucket, count in counts.items():
+        assert decoded.get_count_at_value(highest_of(bucket)) == count
+
+
+def test_a_log_has_a_tagged_line_for_each_series(library: Any, new_vm: Any) -> None:
+    status = Key(ExitReason.MSR_READ, 0x38E, AccessPath.PAGE)
+    vm = new_vm(series=[{status: {180: 5}}, {status: {180: 2, 190: 1}, HANDLER_KEY: {900: 4}}])
+    lines = hlog([vm], 1_700_000_000.0, 2.5).splitlines()
+    assert lines[0] == "#[Histogram log format version 1.3]"
+    assert "#[StartTime: 1700000000.000 (seconds since epoch)]" in lines
+    tagged = [line.split(",") for line in lines if line.startswith("Tag=")]
+    assert {tag: float(length) for tag, _, length, _, _ in tagged} == {
+        "Tag=vm0.page.PMI_handler": 2.5,
+        "Tag=vm0.page.MSR_CORE_PERF_GLOBAL_STATUS.read.page": 2.5,
+    }
+    decoded = {tag: library.HdrHistogram.decode(payload) for tag, *_, payload in tagged}
+    merged = decoded["Tag=vm0.page.MSR_CORE_PERF_GLOBAL_STATUS.read.page"]
+    assert merged.get_count_at_value(180) == 7
+    assert merged.get_total_count() == 8
+
+
+def test_each_series_has_a_file_whose_name_no_folder_minds(new_vm: Any, tmp_path: Path) -> None:
+    keys = [HANDLER_KEY, Key(ExitReason.RDPMC, 1 << 30, AccessPath.EXIT)]
+    vm = new_vm(design="my/../design", series=[{key: {5: 1} for key in keys}])
+    paths = write_hgrm(tmp_path / "new", [vm])
+    assert [path.parent for path in paths] == [tmp_path / "new"] * 2
+    assert {path.name for path in paths} == {
+        "vm0.my_.._design.PMI_handler.hgrm",
+        "vm0.my_.._design.RDPMC_0x40000000.exit.hgrm",
+    }
+    assert all("TotalCount" in path.read_text() for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (
+            Key(ExitReason.MSR_WRITE, 0x38F, AccessPath.COMMIT),
+            "MSR_CORE_PERF_GLOBAL_CTRL.write.commit",
+        ),
+        (Key(ExitReason.MSR_READ, 0x999, AccessPath.EXIT), "MSR_0x999.read.exit"),
+        (Key(ExitReason.HLT, 0, AccessPath.EXIT), "HLT.exit"),
+    ],
+)
+def test_a_series_is_named_by_register_operation_and_path(key: Key, name: str) -> None:
+    assert series_name(key) == name
+
+
+def test_a_vm_that_records_nothing_has_no_histograms(new_vm: Any) -> None:
+    assert list(histograms(new_vm())) == []
+
+
+def test_without_the_library_a_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(export.UsageError, match=r"pip install 'pvpmu\[hdr\]'"):
+        export.needs_hdrhistogram()
