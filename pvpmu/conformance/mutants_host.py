@@ -38,20 +38,17 @@ _start_paused = was(Counters, "start_paused")
 def _double_fetch(self: Any) -> bool:
     if not _import_words(self):
         return False
-    for turn in self._turns:
-        if (
-            turn is not None
-            and self._words[TURN_FIRST + turn.offset] != self._published[turn.offset]
-        ):
-            _apply(self, turn, self._words[TURN_FIRST + turn.offset])
+    for offset, turn in self._turns.items():
+        if self._words[TURN_FIRST + offset] != self._published[offset]:
+            _apply(self, turn, self._words[TURN_FIRST + offset])
     return True
 
 
 def _bytewise(self: Any) -> None:
     stores = self._words.cast("B")
     values = _turn_values(self)
-    for offset, turn in enumerate(self._turns):
-        if turn is not None and self._owns_turns and values[offset] != self._published[offset]:
+    for offset in self._turns:
+        if self._owns_turns and values[offset] != self._published[offset]:
             self._published[offset] = values[offset]
             for position, byte in enumerate(values[offset].to_bytes(8, "little")):
                 stores[(TURN_FIRST + offset) * 8 + position] = byte
@@ -78,9 +75,9 @@ def _replays(self: Any) -> bool:
 
 def _overwrites_at_pmi(self: Any) -> None:
     _note_pmi(self)
-    for turn in self._turns:
-        if turn is not None and not self.running:
-            self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+    for offset in self._turns:
+        if not self.running:
+            self._words[TURN_FIRST + offset] = self._published[offset]
 
 
 def _freezes_for_any(self: Any) -> None:
@@ -169,11 +166,9 @@ def _takes_part(self: Any) -> bool:
     before = list(self._published)
     done: bool = _import_words(self)
     if not done:
-        for turn in self._turns:
-            if turn is None or copy[turn.offset] == before[turn.offset]:
-                continue
-            if not copy[turn.offset] & turn.refused:
-                _apply(self, turn, copy[turn.offset])
+        for offset, turn in self._turns.items():
+            if copy[offset] != before[offset] and not copy[offset] & turn.refused:
+                _apply(self, turn, copy[offset])
     return done
 
 
@@ -220,9 +215,9 @@ def _imports_dirty_only(self: Any) -> bool:
     """A guest marks what it stores; the host takes what is marked."""
     dirty = self._words[DIRTY]
     self._words[DIRTY] = 0
-    for turn in self._turns:
-        if turn is not None and not dirty >> turn.offset & 1:
-            self._words[TURN_FIRST + turn.offset] = self._published[turn.offset]
+    for offset in self._turns:
+        if not dirty >> offset & 1:
+            self._words[TURN_FIRST + offset] = self._published[offset]
     return bool(_import_words(self))
 
 
