@@ -20,6 +20,7 @@ _COMMANDS = {
     "top": "pvpmu.console.cli",
     "whatif": "pvpmu.trace.cli",
     "replay": "pvpmu.trace.cli",
+    "trace": "pvpmu.recording.cli",
     "registers": "pvpmu.toolscli",
     "abi": "pvpmu.toolscli",
     "cleanup": "pvpmu.toolscli",

@@ -21,7 +21,10 @@ PURE = (
     "host/filter.py", "host/vpmu.py", "host/pmi.py", "host/mediated.py",
     "host/pvpage.py", "host/pvwords.py", "host/registrar.py", "host/vmm.py", "host/migrate.py",
     "host/stats.py", "host/vcpu.py", "host/traced.py", "guest/traced.py", "recording/format.py",
-    "recording/ring.py", "recording/tracer.py", "host/liveview.py", "guest/liveview.py",
+    "recording/ring.py", "recording/tracer.py",
+    "recording/names.py", "recording/kvm.py", "recording/samples.py", "recording/text.py",
+    "recording/tracefmt.py", "recording/perfdata.py", "recording/chrome.py", "recording/jsonl.py",
+    "host/liveview.py", "guest/liveview.py",
     "shared/liveview.py", "shared/clock.py",
     "trace/names.py", "trace/counts.py", "trace/tables.py", "trace/tokens.py",
     "trace/operations.py", "trace/tracker.py", "trace/eventtext.py", "trace/events.py",
@@ -142,6 +145,13 @@ def test_the_vm_has_a_guest_of_its_own(file: str) -> None:
 @pytest.mark.parametrize("file", sorted(set(_under("conformance/")) - BOTH_SIDES))
 def test_only_targets_of_this_project_know_the_implementation(file: str) -> None:
     assert not _inside(_imports(file), "pvpmu.host", "pvpmu.guest")
+
+
+@pytest.mark.parametrize("file", [*_under("host/"), *_under("guest/")])
+def test_a_side_that_records_reads_no_recordings(file: str) -> None:
+    allowed = [f"pvpmu.recording.{name}" for name in RECORDS]
+    used = _inside(_imports(file), "pvpmu.recording")
+    assert used == _inside(used, *allowed)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -156,6 +156,9 @@ def _bench(args: argparse.Namespace) -> int:
     lacking = missing(measured.recordings.values())
     if lacking is not None:
         warn("pvpmu bench", lacking)
+    if config.record_to is not None:
+        written = sum(outcome.written for outcome in measured.recordings.values())
+        print(f"{written:,} records in {config.record_to.path}", file=sys.stderr)
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)

@@ -14,7 +14,6 @@ from pvpmu.recording.format import OPERATIONS, Op, Path
 from pvpmu.recording.tracer import Tracer
 from pvpmu.shared import exits
 from pvpmu.shared.errors import GeneralProtectionError
-from pvpmu.shared.events import BY_NAME
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.units import Cycles, MsrAddress, Ns
 
@@ -33,13 +32,13 @@ def described(scenario: Scenario, seed: int) -> dict[str, Any]:
         "events": [
             {
                 "name": label,
-                "kind": BY_NAME[event.name].kind,
-                "selector": BY_NAME[event.name].selector,
-                "modes": event.modes,
-                "frequency": event.frequency,
-                "period": event.period,
+                "kind": config.event.kind,
+                "selector": config.event.selector,
+                "modes": config.modes,
+                "frequency": config.frequency,
+                "period": config.period,
             }
-            for label, event in zip(scenario.labels, scenario.events, strict=True)
+            for label, config in zip(scenario.labels, scenario.configs(scenario.cpuid), strict=True)
         ],
     }
 
@@ -72,7 +71,7 @@ class GuestTrace:
             control = slot[exits.VALUE]
             cross()
             if reason == _CONTROL:
-                tracer.pass_time(*self.times())
+                self._pass_time()
                 tracer.mark(control)
 
         return crossed
@@ -88,13 +87,14 @@ class GuestTrace:
         tracer = self._tracer
 
         def traced() -> None:
-            path, start = self._path, self._now()
+            path = self._path
             bits, spurious = counts.acks + counts.second_bits, counts.spurious
-            tracer.handler_entry(ip())
+            self._pass_time()
+            start = tracer.handler_entry(ip())
             handler()
-            took = self._now() - start
+            self._pass_time()
             handled = counts.acks + counts.second_bits - bits
-            tracer.handler_exit(handled, took, spurious=counts.spurious > spurious)
+            tracer.handler_exit(handled, start, spurious=counts.spurious > spurious)
             # It came within the exit of an access, which goes on.
             self._path = path
 
@@ -104,16 +104,16 @@ class GuestTrace:
         """Wrap an operation of perf in the guest."""
 
         def traced() -> None:
-            start = self._now()
+            start = self._tracer.clock()
             run()
-            took = self._now() - start
-            self._tracer.operation(_OPERATION_OF[name], took)
+            self._pass_time()
+            self._tracer.operation(_OPERATION_OF[name], start)
 
         return traced
 
     def sample(self, event: int, ip: int, period: int) -> None:
         """A sample was taken."""
-        self._now()
+        self._pass_time()
         self._tracer.sample(event, ip, period)
 
     def begin(self) -> Ns:
@@ -123,13 +123,11 @@ class GuestTrace:
 
     def end(self, op: int, address: int, value: int, start: Ns, *, fault: bool = False) -> None:
         """It ends."""
-        took = self._now() - start
-        self._tracer.access(op, address, value, self._path, took, fault=fault)
+        self._pass_time()
+        self._tracer.access(op, address, value, self._path, start, fault=fault)
 
-    def _now(self) -> Ns:
-        """Wall ns; virtual time passes up to here."""
+    def _pass_time(self) -> None:
         self._tracer.pass_time(*self.times())
-        return self._tracer.clock()
 
 
 class _TracedAccess:

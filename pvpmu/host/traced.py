@@ -22,7 +22,7 @@ from pvpmu.shared.events import CYCLES
 from pvpmu.shared.exits import Control, ExitReason
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.profile import KVM_5_14, Profile
-from pvpmu.shared.tally import CALL_KINDS, CREATE, PERIOD
+from pvpmu.shared.tally import CALL_KINDS, CREATE, PERIOD, RELEASE
 
 _FLOOR, _CONTROL = int(ExitReason.FLOOR), int(ExitReason.CONTROL)
 _WRITE = int(ExitReason.MSR_WRITE)
@@ -181,19 +181,18 @@ def _told(
     def create(attr: Any, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
         start = clock()
         event: PerfEvent | None = call(attr, period, on_overflow)
-        took = clock() - start
         number = next(serial)
         if event is not None:
             numbers[event] = number
-        tell(kind, number, attr.kind, attr.modes, period, took)
+        tell(kind, number, attr.kind, attr.modes, period, start)
         return event
 
     def other(event: PerfEvent, *arguments: int) -> Any:
         start = clock()
         result = call(event, *arguments)
-        took = clock() - start
         value = arguments[0] if kind == PERIOD else result or 0
-        tell(kind, numbers.get(event, 0), event.kind, event.attr.modes, value, took)
+        number = numbers.pop(event, 0) if kind == RELEASE else numbers.get(event, 0)
+        tell(kind, number, event.kind, event.attr.modes, value, start)
         return result
 
     return create if kind == CREATE else other

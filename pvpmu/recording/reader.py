@@ -110,7 +110,10 @@ class Stream:
             yield last._replace(kind=LOST, a=self.lost - lost, b=0)
 
     def window(self) -> Iterator[Record]:
-        """Those of the measured windows, with their marks; all, where there is no window."""
+        """Those of the measured windows, with their marks; all, where there is no window.
+
+        LOST comes wherever it is: a mark may be among what was lost.
+        """
         if not self.has_window:
             yield from self.records()
             return
@@ -119,7 +122,7 @@ class Stream:
             is_mark = record.kind == _MARK
             if is_mark and record.code == _START:
                 inside = True
-            if inside:
+            if inside or record.kind == LOST:
                 yield record
             if is_mark and record.code == _STOP:
                 inside = False

@@ -72,12 +72,15 @@ class Tracer:
         self._record(head_of(_ENTRY, reason, reply & 0xFF, vector), result)
 
     def perf_call(
-        self, call: int, event: int, kind: int | None, modes: int, value: int, took: Ns
+        self, call: int, event: int, kind: int | None, modes: int, value: int, start: Ns
     ) -> None:
-        """A perf call ended: its kind, the host event's number and what that counts."""
+        """A perf call that began at ``start`` ended.
+
+        Its kind, the host event's number and what that counts; the count or period.
+        """
         counted = NO_KIND if kind is None else kind
         head = head_of(_PERF_CALL, call, counted | modes << MODES_SHIFT, event)
-        self._record(head, value, took)
+        self._ended(head, value, start)
 
     def pmi(self, what: int) -> None:
         """``what``: of :class:`pvpmu.recording.format.Pmi`."""
@@ -94,26 +97,33 @@ class Tracer:
     # The guest's side --------------------------------------------------------------------------
 
     def access(
-        self, op: int, address: int, value: int, path: Path, took: Ns, *, fault: bool = False
+        self, op: int, address: int, value: int, path: Path, start: Ns, *, fault: bool = False
     ) -> None:
-        """An access of the driver ended; ``took``: wall ns."""
-        self._record(head_of(_ACCESS, op, path | (FAULT if fault else 0), address), value, took)
+        """An access of the driver that began at ``start`` ended."""
+        self._ended(head_of(_ACCESS, op, path | (FAULT if fault else 0), address), value, start)
 
-    def handler_entry(self, ip: int) -> None:
-        """The NMI handler begins; ``ip``: what it interrupts."""
-        self._record(head_of(_HANDLER_ENTRY), ip)
+    def handler_entry(self, ip: int) -> Ns:
+        """The NMI handler begins; ``ip``: what it interrupts. Returns when."""
+        return self._record(head_of(_HANDLER_ENTRY), ip)
 
-    def handler_exit(self, bits: int, took: Ns, *, spurious: bool) -> None:
-        """It is about to return, having handled so many status bits."""
-        self._record(head_of(_HANDLER_EXIT, 0, SPURIOUS if spurious else 0, bits), 0, took)
+    def handler_exit(self, bits: int, start: Ns, *, spurious: bool) -> None:
+        """The one that began at ``start`` is about to return; it handled so many status bits."""
+        self._ended(head_of(_HANDLER_EXIT, 0, SPURIOUS if spurious else 0, bits), 0, start)
 
     def sample(self, event: int, ip: int, period: int) -> None:
         """A sample of the guest's perf event of that number; ``period``: counts."""
         self._record(head_of(_SAMPLE, event), ip, period)
 
-    def operation(self, which: int, took: Ns) -> None:
-        """One of :data:`pvpmu.recording.format.OPERATIONS` ended."""
-        self._record(head_of(_OPERATION, which), 0, took)
+    def operation(self, which: int, start: Ns) -> None:
+        """One of :data:`pvpmu.recording.format.OPERATIONS` that began at ``start`` ended."""
+        self._ended(head_of(_OPERATION, which), 0, start)
 
-    def _record(self, head: int, a: int = 0, b: int = 0) -> None:
-        self._put(self.clock(), self.now, self.cycles, head, a & U64_MASK, b & U64_MASK)
+    def _record(self, head: int, a: int = 0, b: int = 0) -> Ns:
+        wall = self.clock()
+        self._put(wall, self.now, self.cycles, head, a & U64_MASK, b & U64_MASK)
+        return wall
+
+    def _ended(self, head: int, a: int, start: Ns) -> None:
+        # One reading of the clock: what lies within something else must do so in the file too.
+        wall = self.clock()
+        self._put(wall, self.now, self.cycles, head, a & U64_MASK, wall - start & U64_MASK)

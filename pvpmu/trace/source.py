@@ -24,6 +24,11 @@ _CONTROL_SHARE = 50
 """One control character in so many bytes is no text."""
 
 _OTHER_FILES = (
+    (
+        b"PVPMUREC",
+        "a recording",
+        "pvpmu trace export --format ftrace {file} | pvpmu whatif -",
+    ),
     (b"PERFILE2", "a perf.data file", "perf script -i {file} | pvpmu whatif -"),
     (b"\x17\x08\x44tracing", "a trace-cmd file", "trace-cmd report {file} | pvpmu whatif -"),
     (b"\xfd7zXZ\0", "xz data", "xz -dc {file} | pvpmu whatif -"),

@@ -53,12 +53,12 @@ def test_an_exit_its_access_and_its_entry() -> None:
 
 def test_what_the_host_does_within_an_exit() -> None:
     told = Told()
-    told.tracer.perf_call(2, 3, 4, 0b11, 1000, 250)
-    told.tracer.perf_call(6, 3, None, 0, 1, 2)
+    told.tracer.perf_call(2, 3, 4, 0b11, 1000, 90)
+    told.tracer.perf_call(6, 3, None, 0, 1, 99)
     told.tracer.pmi(Pmi.INJECTED)
     told.tracer.state(Change.COMMIT, State.RUNNING, 12)
     assert [record[3:] for record in told.records] == [
-        (Kind.PERF_CALL, 2, 0b11 << 8 | 4, 3, 1000, 250),
+        (Kind.PERF_CALL, 2, 0b11 << 8 | 4, 3, 1000, 10),
         (Kind.PERF_CALL, 6, NO_KIND, 3, 1, 2),
         (Kind.PMI, Pmi.INJECTED, 0, 0, 0, 0),
         (Kind.STATE, Change.COMMIT, State.RUNNING, 0, 12, 0),
@@ -69,17 +69,17 @@ def test_what_the_guest_does() -> None:
     told = Told()
     told.tracer.access(Op.RDPMC, 1 << 30, 77, Path.PAGE, 90)
     told.tracer.access(Op.RDMSR, 0x10, 0, Path.EXIT, 91, fault=True)
-    told.tracer.handler_entry(0x40_1000)
-    told.tracer.handler_exit(0, 500, spurious=True)
+    assert told.tracer.handler_entry(0x40_1000) == 102
+    told.tracer.handler_exit(0, 102, spurious=True)
     told.tracer.sample(3, 0x40_1004, 2000)
-    told.tracer.operation(0, 40)
+    told.tracer.operation(0, 95)
     assert [record[3:] for record in told.records] == [
-        (Kind.ACCESS, Op.RDPMC, Path.PAGE, 1 << 30, 77, 90),
-        (Kind.ACCESS, Op.RDMSR, Path.EXIT | FAULT, 0x10, 0, 91),
+        (Kind.ACCESS, Op.RDPMC, Path.PAGE, 1 << 30, 77, 10),
+        (Kind.ACCESS, Op.RDMSR, Path.EXIT | FAULT, 0x10, 0, 10),
         (Kind.HANDLER_ENTRY, 0, 0, 0, 0x40_1000, 0),
-        (Kind.HANDLER_EXIT, 0, SPURIOUS, 0, 0, 500),
+        (Kind.HANDLER_EXIT, 0, SPURIOUS, 0, 0, 1),
         (Kind.SAMPLE, 3, 0, 0, 0x40_1004, 2000),
-        (Kind.OPERATION, 0, 0, 0, 0, 40),
+        (Kind.OPERATION, 0, 0, 0, 0, 10),
     ]
 
 

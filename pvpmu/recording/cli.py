@@ -1,0 +1,303 @@
+"""``pvpmu trace``: what a recording holds, and the same in other tools' formats."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pvpmu.recording import names
+from pvpmu.recording.chrome import chrome
+from pvpmu.recording.format import Kind, Record
+from pvpmu.recording.jsonl import jsonl
+from pvpmu.recording.perfdata import write_kvm, write_samples
+from pvpmu.recording.reader import SIDES, Recording, Stream, merged
+from pvpmu.recording.samples import guests_of, samples
+from pvpmu.recording.text import ftrace, perf_script, perf_script_samples
+from pvpmu.shared.errors import UsageError
+from pvpmu.shared.process import integer, writable
+from pvpmu.shared.units import NS_PER_S
+
+FORMATS = ("ftrace", "perf-script", "chrome", "jsonl", "perf.data")
+_OF_ONE_SIDE = ("ftrace", "perf-script", "perf.data")
+"""A kernel's formats: they show the host or the guest, of one design."""
+_KIND_NAMES = {int(kind): kind.name.lower() for kind in Kind}
+
+
+def add_commands(commands: Any) -> None:  # argparse names the type privately
+    """Add ``trace`` to the subparsers of ``pvpmu``."""
+    trace = commands.add_parser(
+        "trace",
+        help="look at a recording (--record), or export it for perf, trace-cmd, Perfetto",
+        description="Look at a recording that pvpmu bench, pvpmu-host or pvpmu-guest made with "
+        "--record, or export it (docs/recordings.md).",
+    )
+    verbs = trace.add_subparsers(metavar="COMMAND", required=True)
+    info = verbs.add_parser("info", help="say what a recording holds")
+    info.set_defaults(command=_info)
+    info.add_argument("file", nargs="+", metavar="FILE", help="recordings")
+    info.add_argument("--json", action="store_true", help="print it as JSON")
+    export = verbs.add_parser(
+        "export",
+        help="write a recording in another tool's format",
+        description="Write recordings in another tool's format; several are put together, as a "
+        "host's and its guest's.",
+    )
+    export.set_defaults(command=_export)
+    export.add_argument("file", nargs="+", metavar="FILE", help="recordings")
+    export.add_argument("--format", required=True, choices=FORMATS, help="what to write")
+    export.add_argument(
+        "-o", "--output", default="-", metavar="OUT|-", help="where to (standard output)"
+    )
+    export.add_argument(
+        "--design", metavar="NAME", help="of this design only (needed where there are several, by "
+        f"{', '.join(_OF_ONE_SIDE)})"
+    )  # fmt: skip
+    export.add_argument(
+        "--vcpu", action="append", type=integer, metavar="N", help="of this vCPU only; may be "
+        "repeated"
+    )  # fmt: skip
+    export.add_argument(
+        "--side",
+        choices=SIDES,
+        help="host: kvm_exit, kvm_entry and kvm_msr; guest: samples, with perf-script or perf.data "
+        f"({', '.join(_OF_ONE_SIDE)}: host; else both)",
+    )
+    export.add_argument(
+        "--all",
+        action="store_true",
+        help="also what lies outside the measured windows: boot and shutdown",
+    )
+
+
+# Info --------------------------------------------------------------------------------------------
+
+
+def _info(args: argparse.Namespace) -> int:
+    with _opened(args.file) as recordings:
+        answer = [_described(recording) for recording in recordings]
+    if args.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    for recording in answer:
+        for line in _lines(recording):
+            print(line)
+    return 0
+
+
+def _described(recording: Recording) -> dict[str, Any]:
+    return {
+        "file": str(recording.path),
+        "bytes": recording.size,
+        "complete": not recording.problem,
+        "sections": recording.sections,
+        "streams": [_stream(stream) for stream in recording.streams],
+    }
+
+
+def _stream(stream: Stream) -> dict[str, Any]:
+    kinds: Counter[int] = Counter()
+    first = last = 0
+    windows = 0
+    for record in stream.records():
+        kinds[record.kind] += 1
+        first = first or record.wall
+        last = record.wall
+        windows += record.kind == Kind.MARK and names.control_name(record.code) == "START"
+    return {
+        "design": stream.design,
+        "side": stream.side,
+        "vcpu": stream.vcpu,
+        "records": stream.count,
+        "lost": stream.lost,
+        "windows": windows,
+        "wall_ns": last - first,
+        "kinds": {
+            _KIND_NAMES.get(kind, f"kind_{kind}"): count
+            for kind, count in sorted(kinds.items())
+            if kind
+        },
+    }
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    records = sum(stream["records"] for stream in answer["streams"])
+    lost = sum(stream["lost"] for stream in answer["streams"])
+    yield (
+        f"{answer['file']}: {records:,} records, {lost:,} lost, {answer['bytes']:,} bytes"
+        f"{'' if answer['complete'] else ', not complete'}"
+    )
+    for section in answer["sections"]:
+        said = ("tool", "design", "scenario", "transport", "driver", "runs", "seed", "vm")
+        yield "  " + ", ".join(f"{name} {section[name]}" for name in said if name in section)
+    for stream in answer["streams"]:
+        kinds = ", ".join(f"{count:,} {name}" for name, count in stream["kinds"].items())
+        yield (
+            f"  {stream['design']} vCPU {stream['vcpu']} {stream['side']}: "
+            f"{stream['wall_ns'] / NS_PER_S:.3f} s, windows: {stream['windows']}, "
+            f"lost: {stream['lost']:,}"
+        )
+        yield f"    {kinds or 'no records'}"
+
+
+# Export ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is to be exported. ``command``: how it was asked for."""
+
+    streams: Sequence[Stream]
+    everything: bool
+    sections: Sequence[dict[str, Any]]
+    command: str
+
+    def records(self) -> Iterator[tuple[Stream, Record]]:
+        """In order of wall time."""
+        return merged(self.streams, everything=self.everything)
+
+
+def _export(args: argparse.Namespace) -> int:
+    with _opened(args.file) as recordings:
+        chosen = _choose(args, recordings)
+        if not any(stream.count for stream in chosen.streams):
+            raise UsageError(f"{', '.join(args.file)}: no records of what was asked for")
+        with _output(args, recordings) as out:
+            _WRITERS[args.format](chosen, args.side or "", out)
+        _tell_losses(chosen.streams)
+    return 0
+
+
+def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chosen:
+    streams = [stream for recording in recordings for stream in recording.streams]
+    designs = list(dict.fromkeys(stream.design for stream in streams))
+    if args.design is not None and args.design not in designs:
+        raise UsageError(
+            f"no design {args.design!r} in {', '.join(args.file)}; recorded: {', '.join(designs)}"
+        )
+    if args.design is None and len(designs) > 1 and args.format in _OF_ONE_SIDE:
+        raise UsageError(
+            f"designs {', '.join(designs)} were recorded, and {args.format} holds one: say which "
+            "with --design"
+        )
+    if args.format == "ftrace" and args.side == "guest":
+        raise UsageError("ftrace shows the host: samples are for perf-script and perf.data")
+    side = args.side or ("host" if args.format in _OF_ONE_SIDE else None)
+    wanted = [
+        stream
+        for stream in streams
+        if args.design in (None, stream.design)
+        and (args.vcpu is None or stream.vcpu in args.vcpu)
+        and side in (None, stream.side)
+    ]
+    if not wanted and side == "guest":
+        guests_of(wanted)
+    if not wanted and side == "host" and streams:
+        raise UsageError(
+            "a recording of the guest alone has no exits as the host saw them; they are in that "
+            "of the host"
+        )
+    for number, stream in enumerate(streams):
+        stream.number = number
+    sections = [section for recording in recordings for section in recording.sections]
+    return _Chosen(wanted, args.all, sections, shlex.join(["pvpmu", *args.argv]))
+
+
+@contextlib.contextmanager
+def _opened(files: Sequence[str]) -> Iterator[list[Recording]]:
+    """The recordings; where one ends too early, that is said."""
+    with contextlib.ExitStack() as stack:
+        recordings = [stack.enter_context(Recording(Path(file))) for file in files]
+        for recording in recordings:
+            if recording.problem:
+                _warn(recording.problem)
+        yield recordings
+
+
+@contextlib.contextmanager
+def _output(args: argparse.Namespace, recordings: Sequence[Recording]) -> Iterator[BinaryIO]:
+    """Where to write to, seekable for perf.data; a file that could not be finished is removed."""
+    if args.output != "-":
+        path = writable(Path(args.output))
+        if path.exists() and any(path.samefile(recording.path) for recording in recordings):
+            raise UsageError(f"{path}: is the recording itself")
+        with path.open("wb") as out:
+            try:
+                yield out
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    path.unlink() if path.is_file() else None
+                raise
+    elif args.format == "perf.data":
+        if sys.stdout.isatty():
+            raise UsageError("perf.data is binary: give a file with -o")
+        with tempfile.TemporaryFile() as out:
+            yield out
+            out.seek(0)
+            shutil.copyfileobj(out, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    else:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+
+def _tell_losses(streams: Sequence[Stream]) -> None:
+    lost = sum(stream.lost for stream in streams)
+    if lost:
+        _warn(f"{lost:,} records were lost when it was recorded: counts are too small")
+
+
+def _warn(line: str) -> None:
+    print(f"pvpmu: warning: {line}", file=sys.stderr, flush=True)
+
+
+def _text(lines: Iterable[str], out: BinaryIO) -> None:
+    out.writelines(line.encode() for line in lines)
+
+
+def _ftrace(chosen: _Chosen, _side: str, out: BinaryIO) -> None:
+    _text(ftrace(chosen.records()), out)
+
+
+def _perf_script(chosen: _Chosen, side: str, out: BinaryIO) -> None:
+    if side == "guest":
+        guests = guests_of(chosen.streams)
+        taken = samples(guests, everything=chosen.everything)
+        _text(perf_script_samples(taken, guests), out)
+    else:
+        _text(perf_script(chosen.records()), out)
+
+
+def _chrome(chosen: _Chosen, _side: str, out: BinaryIO) -> None:
+    _text(chrome(chosen.records(), {"sections": chosen.sections}), out)
+
+
+def _jsonl(chosen: _Chosen, _side: str, out: BinaryIO) -> None:
+    _text(jsonl(chosen.records(), chosen.sections), out)
+
+
+def _perf_data(chosen: _Chosen, side: str, out: BinaryIO) -> None:
+    if side == "guest":
+        guests = guests_of(chosen.streams)
+        taken = samples(guests, everything=chosen.everything)
+        write_samples(out, taken, guests, chosen.command)
+    else:
+        write_kvm(out, chosen.records(), chosen.streams, chosen.command)
+
+
+_WRITERS: dict[str, Callable[[_Chosen, str, BinaryIO], None]] = {
+    "ftrace": _ftrace,
+    "perf-script": _perf_script,
+    "chrome": _chrome,
+    "jsonl": _jsonl,
+    "perf.data": _perf_data,
+}
