@@ -14,6 +14,7 @@ from pvpmu.bench.checks import outcomes
 from pvpmu.bench.counted import Json, counted
 from pvpmu.bench.counterpart import predictions
 from pvpmu.bench.environment import environment
+from pvpmu.bench.livecost import LiveCosts
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
 from pvpmu.bench.reference import Reference
 from pvpmu.bench.switches import given_switches
@@ -59,6 +60,7 @@ def document(
         "environment": environment(),
         "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
+        "live_view": _live_view(measured.live_costs),
         "baseline": _baseline(config),
         "models": {model.name: model.file.summary for model in models},
         "cost_models": {model.name: model.described() for model in models},
@@ -206,6 +208,15 @@ def _floors(reports: Iterable[LatencyReport]) -> Json:
     }
     p50s = {f"{name}_ns": summary and summary["p50"] for name, summary in summaries.items()}
     return {**p50s, "summaries": summaries}
+
+
+def _live_view(costs: LiveCosts | None) -> Json | None:
+    if costs is None:
+        return None
+    return {
+        "publish_ns": summarize(costs.publish),
+        "record_ns": summarize(costs.record),
+    }
 
 
 def _scaling(scaling: Scaling | None) -> Json | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pvpmu.bench.counterpart import count_counterpart, standing_for
+from pvpmu.bench.livecost import LiveCosts, live_costs
 from pvpmu.bench.recorded import Recorded, read_back, record
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.totals import Totals
@@ -114,6 +115,7 @@ class Measured:
     counterpart: dict[str, Totals] = field(default_factory=dict)
     latency: dict[str, LatencyReport] = field(default_factory=dict)
     scaling: Scaling | None = None
+    live_costs: LiveCosts | None = None
     recordings: dict[str, Outcome] = field(default_factory=dict)
     recorded: dict[str, Recorded] = field(default_factory=dict)
 
@@ -180,6 +182,8 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
                 _merge(measured.latency, name, report)
         if scales:
             measured.scaling = _scaling(config, work)
+        if config.transport == "process":
+            measured.live_costs = live_costs(config.clock)
         measured.counterpart = count_counterpart(
             reference,
             {design.name: (design, config.guest(design.name)) for design in config.designs},

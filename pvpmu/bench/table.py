@@ -372,6 +372,12 @@ def _floors(result: Json) -> Iterator[str]:
         "accesses: quantiles of batch means, loop cost subtracted; handlers: one by one, timer "
         f"cost ({timers} ns) subtracted"
     )
+    live = result["live_view"]
+    if live is not None:
+        yield (
+            f"live view (p50): publishing an exit {live['publish_ns']['p50']:.0f} ns, always; "
+            f"recording an access {live['record_ns']['p50']:.0f} ns, with --live"
+        )
     environment = result["environment"]
     yield (
         f"on {environment['cpu']}, {environment['cpus']} CPUs, Linux {environment['kernel']}, "

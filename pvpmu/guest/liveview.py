@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
+from typing import Protocol
 
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.shared import exits, liveview, page
@@ -180,7 +181,9 @@ class GuestLive:
                 reading(_RDPMC, untimed.rdpmc),
             )
 
-        def handler(handle: Callable[[], None], spurious: Callable[[], int]) -> Callable[[], None]:
+        def handler(
+            handle: Callable[[], None], spurious: Callable[[], int], *, timed: bool = True
+        ) -> Callable[[], None]:
             words, cost = self._words, self._record_ns
             found = words[liveview.GUEST_SPURIOUS]
 
@@ -189,12 +192,21 @@ class GuestLive:
                 start = clock()
                 handle()
                 raw = clock() - start
-                slow(0, 0, _HANDLER, raw - (records - recorded) * cost)
+                if timed:
+                    slow(0, 0, _HANDLER, raw - (records - recorded) * cost)
                 words[liveview.GUEST_SPURIOUS] = found + spurious()
 
             return timed_handler
 
         return Instrumented(timed_cross, access, handler)
+
+
+class WrapHandler(Protocol):
+    """See :class:`Instrumented`."""
+
+    def __call__(
+        self, handle: Callable[[], None], spurious: Callable[[], int], /, *, timed: bool = True
+    ) -> Callable[[], None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +215,12 @@ class Instrumented:
 
     ``cross``: the crossing; ``access``: wraps what a driver uses. ``handler``: wraps a PMI handler,
     given how many of them so far found no overflow; what recording its accesses cost is subtracted.
+    With ``timed=False`` it is not timed.
     """
 
     cross: Callable[[], None]
     access: Callable[[MsrAccess], MsrAccess]
-    handler: Callable[[Callable[[], None], Callable[[], int]], Callable[[], None]]
+    handler: WrapHandler
 
 
 class _TimedAccess:
@@ -227,11 +240,12 @@ class _TimedAccess:
 def calibrated(words: memoryview[int], clock: Clock) -> GuestLive:
     """A vCPU's recorder, after measuring what the clock and the recording cost here."""
     timer_ns = timer_cost(clock)
-    return GuestLive(words, clock, timer_ns=timer_ns, record_ns=record_cost(clock, timer_ns))
+    record_ns = max(round(median(record_costs(clock, timer_ns))), 0)
+    return GuestLive(words, clock, timer_ns=timer_ns, record_ns=record_ns)
 
 
-def record_cost(clock: Clock, timer_ns: Ns) -> Ns:
-    """What recording adds to an access: median over batches, whole ns."""
+def record_costs(clock: Clock, timer_ns: Ns) -> list[float]:
+    """What recording adds to an access, mean ns of each batch, the bare access subtracted."""
     scratch = memoryview(bytearray(liveview.GUEST_VCPU.size)).cast("Q")
     bare = _Nothing()
     live = GuestLive(scratch, clock, timer_ns=timer_ns, record_ns=0)
@@ -243,7 +257,7 @@ def record_cost(clock: Clock, timer_ns: Ns) -> Ns:
         middle = clock()
         _read(timed)
         costs.append((clock() - middle - (middle - start)) / _BATCH)
-    return max(round(median(costs)), 0)
+    return costs
 
 
 class _Nothing:

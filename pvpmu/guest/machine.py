@@ -184,8 +184,7 @@ class RunJob:
         recorder = Recorder() if self.record else None
         meter = Meter(self.charge, machine.slot) if self.charge is not None else None
         trace = machine.trace()
-        # The pass that counts spends its time on that: it has no latencies to show.
-        live = None if self.record else machine.instrumented()
+        live = machine.instrumented()
         if live is not None:
             machine.measure_floor()
         report = RunReport(Counts(), page_registered=False)
@@ -193,7 +192,9 @@ class RunJob:
 
         def around(handler: Callable[[], None]) -> Callable[[], None]:
             if live is not None:
-                handler = live.handler(handler, lambda: run.counts.spurious)
+                # The pass that counts spends its time on that: its handlers are not to be timed.
+                counts = run.counts
+                handler = live.handler(handler, lambda: counts.spurious, timed=not self.record)
             return handler if timing is None else timing(handler)
 
         duration = self.scenario.duration

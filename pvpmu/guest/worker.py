@@ -36,17 +36,24 @@ def page_address(vcpu: int) -> int:
     return vcpu * PAGE_SIZE
 
 
-def _live(handoff: Handoff) -> GuestLive | None:
+def _live_segment(handoff: Handoff) -> Segment | None:
     """Where the vCPU's latencies go, if they are recorded."""
     if not handoff.live:
         return None
-    segment = Segment.attach(handoff.live, liveview.guest_bytes(handoff.vcpu + 1))
-    return calibrated(segment.words[liveview.guest_area(handoff.vcpu)], time.perf_counter_ns)
+    return Segment.attach(handoff.live, liveview.guest_bytes(handoff.vcpu + 1))
+
+
+def _live(segment: Segment | None, vcpu: int) -> GuestLive | None:
+    if segment is None:
+        return None
+    return calibrated(segment.words[liveview.guest_area(vcpu)], time.perf_counter_ns)
 
 
 def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
     """Do jobs until ended. Sends True when ready, JobProgress now and then, a JobResult each."""
     attached = handoff.attach()
+    # Held here: a segment that is let go is unmapped, windows or not.
+    published = _live_segment(handoff)
     release, acquire = attached.exit_semaphore.release, attached.entry_semaphore.acquire
 
     def cross() -> None:
@@ -60,7 +67,7 @@ def run_vcpu(pipe: Connection[Any, Any], handoff: Handoff) -> None:
         page_address(handoff.vcpu),
         release,
         acquire,
-        live=_live(handoff),
+        live=_live(published, handoff.vcpu),
         tracer=tracer_of(handoff),
     )
     pipe.send(True)
