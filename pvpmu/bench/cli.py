@@ -24,6 +24,7 @@ from pvpmu.cost.model import CostModel
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
+from pvpmu.host.linuxvcpu import PERFS, check_perf
 from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report
@@ -98,6 +99,12 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
         f"{_NO_CHARGE} (default: what the scenario says, mostly {_NO_CHARGE})",
     )
     add_record_options(bench)
+    bench.add_argument(
+        "--perf",
+        choices=PERFS,
+        default=PERFS[0],
+        help="host perf of the model, or of the kernel, which is timed (%(default)s)",
+    )
     add_real_options(bench)
     bench.add_argument("--json", metavar="FILE|-", help="write the result there as JSON")
     bench.add_argument(
@@ -143,7 +150,9 @@ def _bench(args: argparse.Namespace) -> int:
         driver=args.driver,
         record_to=record_to(args),
         live=args.live,
+        perf=args.perf,
     )
+    check_perf(config.perf, designs, recorded=config.record_to is not None)
     reference = load_reference(scenario.reference)
     with (
         # The view has the terminal; where there is none it prints a line now and then.

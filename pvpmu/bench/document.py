@@ -16,6 +16,7 @@ from pvpmu.bench.counterpart import predictions
 from pvpmu.bench.environment import environment
 from pvpmu.bench.livecost import LiveCosts
 from pvpmu.bench.measure import BenchConfig, Measured, Scaling
+from pvpmu.bench.realperf import perf_described, perf_times
 from pvpmu.bench.reference import Reference
 from pvpmu.bench.switches import given_switches
 from pvpmu.bench.totals import Totals
@@ -57,6 +58,7 @@ def document(
         "runs": config.runs,
         "vcpus": config.vcpus,
         "charge": config.charge.name if config.charge is not None else None,
+        "perf": perf_described(config.perf),
         "environment": environment(),
         "floors": _floors(measured.latency.values()),
         "scaling": _scaling(measured.scaling),
@@ -97,6 +99,7 @@ def _design(config: BenchConfig, name: str, measured: Measured, models: list[Cos
         "handler_to_baseline": _against(totals, measured.totals[_baseline(config)])
         if _wall_valid(design)
         else None,
+        "real_perf": perf_times(totals.times, totals.guest["handlers"]),
         "timer_ns": totals.timer_ns,
         "accesses_per_s": round(statistics.median(totals.access_rates)),
         "ratios": _ratios(latency),

@@ -64,6 +64,7 @@ class BenchConfig:
     driver: DriverName | None = None
     record_to: RecordTo | None = None
     live: bool = False
+    perf: str = "model"
 
     def __post_init__(self) -> None:
         if self.charge is not None:
@@ -160,6 +161,7 @@ def measure(config: BenchConfig, progress: Progress) -> Measured:
                         pin=config.pin,
                         load=config.scenario.host_load,
                         live=config.live,
+                        perf=config.perf,
                     ),
                     config.transport,
                 )

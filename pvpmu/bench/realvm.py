@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pvpmu.bench.measure import Progress
+from pvpmu.host.perf_linux import group_times
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.units import NS_PER_S
 from pvpmu.vm.cpl import Execution, user_or_kernel
 from pvpmu.vm.jobs import MOST_PMIS, MOST_STAMPED, FloorJob, OperationsJob, PmiJob, PmiReport
-from pvpmu.vm.session import VmConfig, VmSession, open_session
+from pvpmu.vm.session import Perf, VmConfig, VmSession, open_session
 
 DEFAULT_DESIGNS = ("trap-5.14", "trap", "trap-lean", "page", "page-direct")
+LINUX_DESIGNS = ("trap-5.14", "trap", "trap-direct", "page", "page-direct")
+"""Likewise with the kernel's perf, which cannot leave a counter off at VM-entry."""
 Cpl = Literal["auto", "0", "3"]
 _STAMPED = 200
 _OPERATIONS = 20
 _FLOORS = 200
+_GROUP, _GROUP_ROUNDS = 4, 300
 _SCALING_ROUNDS = 3
 _SCALING_PMIS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealConfig:
-    """What to measure. ``pmis``: of each design, in ``turns`` chunks; ``period``: branches.
+    """What to measure. ``pmis``: of each design, in ``turns`` chunks.
 
+    ``period``: branches, or with the kernel's perf cycles, which are ns where it has only clocks.
     ``cpl``: where driver and program run; auto is 3 where the machine emulates CPL 0, else 0.
     """
 
@@ -37,6 +43,7 @@ class RealConfig:
     period: int
     turns: int
     cpl: Cpl = "auto"
+    perf: Perf = "model"
     pin: str = "same"
 
 
@@ -57,14 +64,16 @@ class Totals:
 class RealMeasured:
     """Everything measured.
 
-    ``floors``: TSC cycles by name. ``scaling``: PMIs per second of one vCPU and of two at once, and
-    their ratio, by round; empty where there is one CPU.
+    ``floors``: TSC cycles by name. ``groups``: ns of stopping and starting four events, see
+    :func:`pvpmu.host.perf_linux.group_times`. ``scaling``: PMIs per second of one vCPU and of two
+    at once, and their ratio, by round; empty where there is one CPU.
     """
 
     execution: Execution
     user: bool
     designs: dict[str, Totals] = field(default_factory=dict)
     floors: dict[str, list[float]] = field(default_factory=dict)
+    groups: dict[str, list[int]] = field(default_factory=dict)
     scaling: list[tuple[float, float, float]] = field(default_factory=list)
 
 
@@ -94,6 +103,8 @@ def measure_real(config: RealConfig, progress: Progress) -> RealMeasured:
             stamped = PmiJob(min(_STAMPED, MOST_STAMPED), config.period, stamps=True)
             (measured.designs[name].stamped,) = vm.run([stamped])
             (measured.designs[name].operations,) = vm.run([OperationsJob(_OPERATIONS)])
+    if config.perf == "linux":
+        measured.groups = group_times(_GROUP, _GROUP_ROUNDS, time.perf_counter_ns)
     if len(os.sched_getaffinity(0)) > 1:
         progress(1.0, "two vCPUs at once")
         measured.scaling = _scaling(config, user=user)
@@ -111,6 +122,7 @@ def _opened(
             vcpus=vcpus,
             name=f"bench-{os.getpid()}-{number}",
             pin=config.pin,
+            perf=config.perf,
         )
     )
 

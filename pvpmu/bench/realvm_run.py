@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from pvpmu.bench.realvm import DEFAULT_DESIGNS, RealConfig, measure_real
+from pvpmu.bench.realvm import DEFAULT_DESIGNS, LINUX_DESIGNS, RealConfig, measure_real
 from pvpmu.bench.realvm_document import real_document
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import models_named
+from pvpmu.host.linuxvcpu import check_perf
 from pvpmu.shared.design import ALL, Design, designs_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
@@ -18,6 +19,7 @@ from pvpmu.vm.session import refuse_impossible, why_not
 
 TRANSPORT = "vm"
 _TURNS = 5
+_PERIODS = {"model": 600, "linux": 2_000_000}
 _MEANINGLESS = {
     "scenario": "br_instr",
     "driver": None,
@@ -42,9 +44,9 @@ def add_real_options(bench: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--period",
         type=at_least_one,
-        default=600,
         metavar="N",
-        help="branches from one PMI to the next (%(default)s)",
+        help=f"branches from one PMI to the next ({_PERIODS['model']}); with --perf linux cycles, "
+        f"which are ns where there is no PMU ({_PERIODS['linux']:,})",
     )
     group.add_argument(
         "--cpl",
@@ -69,13 +71,15 @@ def bench_real(args: argparse.Namespace) -> int:
                 f"--{name} means nothing with --transport {TRANSPORT}: the VM's guest runs one "
                 "program of its own (docs/vm.md)"
             )
-    designs = _designs(args.design)
+    designs = _designs(args.design, args.perf)
+    check_perf(args.perf, designs)
     models = models_named(args.cost or [DEFAULT_COST])
     target = None if args.json is None or args.json == "-" else writable(Path(args.json))
     config = RealConfig(
         designs=designs,
         pmis=args.pmis * args.runs,
-        period=args.period,
+        period=args.period or _PERIODS[args.perf],
+        perf=args.perf,
         turns=_TURNS * args.runs,
         cpl=args.cpl,
         pin=args.pin,
@@ -94,9 +98,9 @@ def bench_real(args: argparse.Namespace) -> int:
     return 0 if all(check["ok"] for check in result["checks"]) else 1
 
 
-def _designs(asked: list[str] | None) -> list[Design]:
+def _designs(asked: list[str] | None, perf: str) -> list[Design]:
     """Those that were asked for; of "all" those that a real VM can have, naming the others."""
-    designs = designs_named(asked or DEFAULT_DESIGNS)
+    designs = designs_named(asked or (LINUX_DESIGNS if perf == "linux" else DEFAULT_DESIGNS))
     if asked != [ALL]:
         for design in designs:
             refuse_impossible(design)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pvpmu.bench.realperf import perf_time_rows
 from pvpmu.bench.table import fitted
 
 if TYPE_CHECKING:
@@ -54,12 +55,15 @@ def _sections(result: Json) -> Iterator[tuple[str, list[_Row]]]:
     )
     yield "PMIs and samples", [(name, _at("pmi", name)) for name in _FATES] + [_SAMPLES]
     yield (
-        "host perf calls per PMI (modelled perf)",
+        "host perf calls per PMI",
         [
             ("in the handler", _at("perf_calls_per_pmi", "handler", form=".2f")),
             ("bringing PMIs", _at("perf_calls_per_pmi", "delivery", form=".2f")),
         ],
     )
+    times = list(perf_time_rows(result["designs"]))
+    if times:
+        yield "real perf calls, per PMI", times
     for kind, what in (("vpmu", "the vPMU answers"), ("table", "a table answers")):
         rows = [(f"TSC cycles {q}", _quantile(kind, "cycles", q)) for q in _QUANTILES]
         rows += [(f"us {q}", _quantile(kind, "ns", q)) for q in _QUANTILES]
@@ -146,6 +150,12 @@ def _floors(result: Json) -> Iterator[str]:
         for name in ("empty_exit", "gate", "page_word", "stamps")
     ]
     yield f"floors, TSC cycles p50: {', '.join(parts)}"
+    groups = result["event_group_ns"]
+    if groups:
+        yield (
+            "four events of the kernel's stopped and started: one by one "
+            f"{groups['apart']['p50']:,.0f} ns, as one group {groups['group']['p50']:,.0f} ns"
+        )
 
 
 def _ratios(result: Json) -> Iterator[str]:

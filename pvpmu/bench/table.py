@@ -16,6 +16,7 @@ from pvpmu.bench.accuracy import accuracy_rows
 from pvpmu.bench.background import mix_rows
 from pvpmu.bench.competition import competition_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
+from pvpmu.bench.realperf import perf_time_rows
 from pvpmu.bench.switches import switch_rows
 from pvpmu.shared.histogram import QUANTILES
 from pvpmu.shared.units import NS_PER_S
@@ -65,6 +66,10 @@ def sections(result: Json) -> Iterator[Section]:
         ("MSR accesses/exits", _registers(result)),
         ("exits per operation", _rates()),
         ("host perf work", _perf()),
+        (
+            "real perf calls, per PMI",
+            [(label, cell, "") for label, cell in perf_time_rows(result["designs"])],
+        ),
         ("PMU switches", switch_rows(result)),
         ("PMIs and samples", _pmis(result)),
         ("accuracy", accuracy_rows(result)),

@@ -14,6 +14,7 @@ from pvpmu.bench.accuracy import AccuracyTotals
 from pvpmu.guest.machine import Recorded, RunReport
 from pvpmu.guest.recorder import OPERATIONS, OperationCounts
 from pvpmu.guest.runner import Counts
+from pvpmu.shared.calltimes import CallTimes
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
@@ -56,8 +57,8 @@ class Totals:
     the end. ``told``: by event number, what the page said was not counted. ``refused``, ``missed``
     (by event kind) and ``host_events`` (by number of the host's event): see
     :class:`pvpmu.shared.hostload.HostLoadStats`. ``max_sample_rate``: the lowest at the end of a
-    run, Hz. ``unequal``: timed passes whose samples differed
-    from the recorded ones.
+    run, Hz. ``times``: of real perf calls in the recorded runs. ``unequal``: timed passes whose
+    samples differed from the recorded ones.
     """
 
     guest: Counter[str] = field(default_factory=Counter)
@@ -80,6 +81,7 @@ class Totals:
     host_events: list[Counter[str]] = field(default_factory=list)
     accuracy: AccuracyTotals = field(default_factory=AccuracyTotals)
     max_sample_rate: int = 0
+    times: CallTimes | None = None
     handler: Histogram = field(default_factory=Histogram)
     handler_p50s: list[Ns] = field(default_factory=list)
     access_rates: list[float] = field(default_factory=list)
@@ -158,6 +160,9 @@ class Totals:
             self.exits_by[index] += exits
         if stats.load is not None:
             self._add_load(stats.load)
+        if stats.times is not None:
+            self.times = self.times or CallTimes()
+            self.times.add(stats.times)
         pmi = stats.pmi
         self.pmi.update(pmi)
         self.pmi["undelivered"] += stats.undelivered

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from pvpmu.guest.machine import Job, Machine
 from pvpmu.guest.session import OnProgress, Session, memory_needed, open_session
 from pvpmu.guest.worker import page_address
+from pvpmu.host.linuxvcpu import MirroringVcpu
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.host.stats import HostStats
 from pvpmu.host.traced import TracedVcpu
@@ -47,7 +48,7 @@ class VmConfig:
 
     ``load``: the host's own events. ``recording``: what the vCPUs are recorded to; it is closed
     with the VM. Inline it has both sides, else the guest's, and ``host_record`` is where the host
-    records itself to. ``live``: record latencies for the live view.
+    records itself to. ``live``: record latencies for the live view. ``perf``: of PERFS.
     """
 
     design: Design
@@ -59,6 +60,7 @@ class VmConfig:
     recording: RecordingFile | None = None
     host_record: RecordTo | None = None
     live: bool = False
+    perf: str = "model"
 
 
 class InlineVm:
@@ -86,6 +88,8 @@ class InlineVm:
     ) -> HostVcpu:
         design = config.design
         shape = design, config.cpuid, design.profile, config.load
+        if config.perf == "linux":
+            return MirroringVcpu(slot, memory, *shape)
         if tracer is None:
             return HostVcpu(slot, memory, *shape)
         return TracedVcpu(slot, memory, *shape, tracer=tracer)
@@ -127,7 +131,7 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     options += ["--gp", str(shape.gp), "--fixed", str(shape.fixed), "--width", str(shape.gp_width)]
     load = config.load
     options += ["--physical-gp", str(load.gp), "--physical-fixed", str(load.fixed)]
-    options += ["--host-mux", str(load.mux_cycles)]
+    options += ["--host-mux", str(load.mux_cycles), "--perf", config.perf]
     for event in load.events:
         options += ["--host-event", event.text]
     if config.host_record is not None:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 
+from pvpmu.host.linuxvcpu import PERFS, check_perf
 from pvpmu.host.server import HostConfig, serve
 from pvpmu.recording.file import Outcome
 from pvpmu.recording.options import add_record_options, record_to, warn
@@ -119,6 +120,13 @@ def _parser() -> CommandParser:
         action="store_true",
         help="show the live view (pvpmu top), and have the guest record latencies for it",
     )
+    parser.add_argument(
+        "--perf",
+        choices=PERFS,
+        default=PERFS[0],
+        help="count calls of the model, or make each on an event of the kernel's as well, and time "
+        "it (%(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -145,7 +153,9 @@ def run(argv: list[str]) -> int:
         wait_s=args.wait,
         record=record_to(args),
         live=args.live,
+        perf=args.perf,
     )
+    check_perf(config.perf, [design], recorded=config.record is not None)
     # The view says what happens, and has the terminal.
     say = _quiet if args.quiet or args.live else _say
 

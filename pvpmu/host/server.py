@@ -40,6 +40,7 @@ class HostConfig:
     ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
     events, and the physical PMU. ``test_port``: let the guest make the VMM's calls. ``live``: ask
     the guest to record latencies for the live view. ``record``: where the vCPUs are recorded to.
+    ``perf``: of PERFS.
     """
 
     name: str
@@ -53,6 +54,7 @@ class HostConfig:
     test_port: bool = False
     live: bool = False
     record: RecordTo | None = None
+    perf: str = "model"
 
     @property
     def slot_bytes(self) -> int:
@@ -97,7 +99,13 @@ def serve(
 
 def _boot(config: HostConfig, handoff: Handoff) -> HostBoot:
     return HostBoot(
-        handoff, config.design, config.cpuid, config.profile, config.load, config.test_port
+        handoff,
+        config.design,
+        config.cpuid,
+        config.profile,
+        config.load,
+        config.test_port,
+        config.perf,
     )
 
 

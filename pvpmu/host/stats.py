@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.shared import registers as msr
+from pvpmu.shared.calltimes import CallTimes
 from pvpmu.shared.costs import work_of
 from pvpmu.shared.exits import NMI_BLOCKED, REASON_MASK, ExitReason
 from pvpmu.shared.hostload import HostLoadStats
@@ -62,7 +63,8 @@ class HostStats:
     ``counts``: exits by address << KIND_BITS | kind, where kind is the request under KIND_MASK.
     ``tallies``: by place; ``tally_of``: the same lists by kind. ``undelivered``: PMIs raised and
     still on their way when the counting ended. ``load``: what the host's own events did.
-    ``vectored``: EXTERNAL_INTERRUPT exits bring PMIs.
+    ``times``: what perf calls took, where they were real. ``vectored``: EXTERNAL_INTERRUPT exits
+    bring PMIs.
     """
 
     pmi: PmiCounts
@@ -71,6 +73,7 @@ class HostStats:
     tally_of: list[list[int]] = field(init=False)
     undelivered: int = 0
     load: HostLoadStats | None = None
+    times: CallTimes | None = None
     vectored: bool = False
 
     def __post_init__(self) -> None:

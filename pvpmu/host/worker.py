@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
+from pvpmu.host.linuxvcpu import MirroringVcpu
 from pvpmu.host.liveview import HostLive, publishing
 from pvpmu.host.stats import HostStats
 from pvpmu.host.testport import TestPort
@@ -39,6 +40,7 @@ class HostBoot:
     profile: Profile
     load: HostLoad
     test_port: bool
+    perf: str = "model"
 
 
 def stats_message(stats: HostStats) -> VcpuStats:
@@ -54,6 +56,7 @@ def stats_message(stats: HostStats) -> VcpuStats:
         pmi={name: getattr(counts, name) for name in counts.__slots__},
         undelivered=stats.undelivered,
         load=stats.load,
+        times=stats.times,
     )
 
 
@@ -82,6 +85,8 @@ def serve_vcpu(pipe: Connection[Any, Any], boot: HostBoot) -> None:
 def _vcpu(boot: HostBoot, slot: memoryview[int], memory: memoryview[int]) -> HostVcpu:
     """The vCPU, recorded if there is a ring to record to."""
     shape = boot.design, boot.cpuid, boot.profile, boot.load
+    if boot.perf == "linux":
+        return MirroringVcpu(slot, memory, *shape)
     tracer = tracer_of(boot.handoff)
     if tracer is None:
         return HostVcpu(slot, memory, *shape)

@@ -23,6 +23,7 @@ from typing import TypeVar
 import msgpack
 import msgspec
 
+from pvpmu.shared.calltimes import CallTimes
 from pvpmu.shared.errors import PeerError, RefusedError
 from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import calls
@@ -95,7 +96,7 @@ class VcpuStats:
     ``exits``: by VMX reason number. ``accesses``: [reason, MSR address or RDPMC index, exits].
     ``tallies`` and ``exits_by``: by place; see :mod:`pvpmu.shared.tally`.
     ``pmi``: raised, delivered, coalesced, late, stray, extra_loops; ``undelivered`` at STOP.
-    ``load``: what the host's own events did.
+    ``load``: what the host's own events did. ``times``: what perf calls took, where they were real.
     """
 
     exits: dict[int, int]
@@ -105,6 +106,7 @@ class VcpuStats:
     pmi: dict[str, int]
     undelivered: int
     load: HostLoadStats | None = None
+    times: CallTimes | None = None
 
     @classmethod
     def empty(cls) -> VcpuStats:

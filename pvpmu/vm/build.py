@@ -145,6 +145,7 @@ def _constants() -> str:
         "GATE_NOTHING": layout.GATE_NOTHING,
         "RUN_RETIRES": layout.RUN_RETIRES,
         "RUN_STAMPS": layout.RUN_STAMPS,
+        "RUN_HANDLERS": layout.RUN_HANDLERS,
         "WORDS_BATCH": layout.WORDS_BATCH,
         "LOG_WORDS": layout.LOG_WORDS,
         "STATE_SIZE": layout.STATE_SIZE,

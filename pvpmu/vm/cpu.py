@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pvpmu.host.linuxvcpu import LinuxVcpu
+from pvpmu.host.perf_linux import OVERFLOW_SIGNALS
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared.cpuid import FEATURE_LEAF, LEAF
@@ -38,7 +41,8 @@ class VmCpu:
     """A vCPU that waits for its next command.
 
     ``memory``, ``slots``: both segments' windows; ``host``: the vCPU's half there. ``user``: the
-    program runs at CPL 3. ``limit_s``: how long one command may take.
+    program runs at CPL 3. ``limit_s``: how long one command may take. ``real_perf``: the host's
+    events are the kernel's, and interrupt VM-entries.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class VmCpu:
         limit_s: float,
     ) -> None:
         program = build.program()
+        self.real_perf = isinstance(host, LinuxVcpu)
         self.slot = slot
         self.host = host
         self.memory = memory
@@ -64,6 +69,10 @@ class VmCpu:
         self.machine = Machine(memory, slots, where, number, program, leaves, user=user)
         self.loop = Loop(self.machine, slot, host.serve)
         self.loop.on_signal = self._interrupted
+        if self.real_perf:
+            # It is pending until somebody takes it, so that none comes between a look and an entry.
+            signal.pthread_sigmask(signal.SIG_BLOCK, OVERFLOW_SIGNALS)
+            self.machine.vcpu.unblock_in_run([])
         self._limit_s = limit_s
         self._deadline = time.monotonic() + limit_s
         self.loop.run()
@@ -116,4 +125,7 @@ class VmCpu:
             raise PeerError(
                 f"vCPU {self.number}: the guest does not end its command in {self._limit_s:g} s"
             )
-        return False
+        overflow = False
+        while self.real_perf and signal.sigtimedwait(OVERFLOW_SIGNALS, 0) is not None:
+            overflow = True
+        return overflow

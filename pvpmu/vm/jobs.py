@@ -12,7 +12,7 @@ from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import FIXED_BASE
 from pvpmu.shared.errors import ResourceError
 from pvpmu.shared.events import BRANCHES, CACHE_MISSES, CYCLES, EVENTS, INSTRUCTIONS
-from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, NMI_BLOCKED, REQUEST, Control
 from pvpmu.shared.units import Ns
 from pvpmu.vm import kvm, layout
 from pvpmu.vm.cpu import LOOP, ProgrammedEvent, VmCpu
@@ -26,6 +26,8 @@ _BOTH = MODE_USER | MODE_KERNEL
 _KINDS = (BRANCHES, CACHE_MISSES, INSTRUCTIONS, CYCLES)
 _MOST_LOOPS = 1000
 """Between two looks at the counters of a program that tells what it retires."""
+_LOOPS_OF_A_CLOCK = 20_000
+"""Likewise of one that tells nothing: the clock interrupts it anywhere."""
 MOST_PMIS = 4000
 """In one chunk, whose log must hold them."""
 MOST_STAMPED = 500
@@ -48,6 +50,19 @@ def four_events(period: int) -> list[ProgrammedEvent]:
         ProgrammedEvent(1, EVENTS[CACHE_MISSES].selector, _BOTH, 0),
         ProgrammedEvent(FIXED_BASE, 0, _BOTH, 0),
         ProgrammedEvent(FIXED_BASE + 1, 0, _BOTH, 0),
+    ]
+
+
+def timed_events(period: int) -> list[ProgrammedEvent]:
+    """Cycles, sampled, where real perf has nothing but clocks; the same others, which only count.
+
+    ``period`` is in ns then.
+    """
+    return [
+        ProgrammedEvent(0, EVENTS[BRANCHES].selector, _BOTH, 0),
+        ProgrammedEvent(1, EVENTS[CACHE_MISSES].selector, _BOTH, 0),
+        ProgrammedEvent(FIXED_BASE, 0, _BOTH, 0),
+        ProgrammedEvent(FIXED_BASE + 1, 0, _BOTH, period),
     ]
 
 
@@ -96,7 +111,9 @@ class PmiJob:
     def do(self, cpu: VmCpu) -> PmiReport:
         """Reset, prepare, run, stop."""
         box, loop, host = cpu.machine.box, cpu.loop, cpu.host
-        cpu.prepare(four_events(self.period), loops=_MOST_LOOPS)
+        events = timed_events if cpu.real_perf else four_events
+        loops = _LOOPS_OF_A_CLOCK if cpu.real_perf else _MOST_LOOPS
+        cpu.prepare(events(self.period), loops=loops)
         registered = bool(box[layout.REGISTERED])
         cpu.command(Command.SCHED_IN, value=1)
         cpu.control(Control.START)
@@ -110,7 +127,8 @@ class PmiJob:
                 period=self.period,
                 paged=registered,
             ).serve
-        flags = layout.RUN_RETIRES | (layout.RUN_STAMPS if self.stamps else 0)
+        flags = layout.RUN_STAMPS if self.stamps else layout.RUN_HANDLERS
+        flags |= 0 if cpu.real_perf and not self.table else layout.RUN_RETIRES
         before = box[layout.NMIS]
         kernel = _Kernel()
         loop.by_reason.clear()
@@ -144,7 +162,7 @@ class PmiJob:
             bits=box[layout.BITS],
             nmis=nmis,
             refusals=box[layout.REFUSALS],
-            samples=answers[1],
+            samples=sum(answers[1::2]),
             counted=answers[::2],
             retired=retired,
             exits=exits,
@@ -207,6 +225,37 @@ class OperationsJob:
                 spans[name] += cpu.spans()
         for name, count in counts.items():
             found[name] = count / self.times, spans[name]
+        cpu.command(Command.FINISH)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedJob:
+    """At each exit of a few PMIs: whether NMIs are blocked, as the guest says, and as KVM does.
+
+    A look at KVM's state is a system call at each exit, so that nothing is timed here.
+    """
+
+    pmis: int = 5
+    period: int = 300
+
+    def do(self, cpu: VmCpu) -> list[tuple[bool, bool]]:
+        """Pairs in the order of the exits."""
+        cpu.prepare(four_events(self.period), loops=_MOST_LOOPS)
+        cpu.command(Command.SCHED_IN, value=1)
+        found: list[tuple[bool, bool]] = []
+        serve = cpu.host.serve
+
+        def look() -> None:
+            told = bool(cpu.slot[REQUEST] & NMI_BLOCKED)
+            found.append((told, bool(cpu.machine.vcpu.events.nmi_masked)))
+            serve()
+
+        cpu.loop.serve = look
+        try:
+            cpu.command(Command.PMIS, layout.RUN_RETIRES, self.pmis)
+        finally:
+            cpu.loop.serve = serve
         cpu.command(Command.FINISH)
         return found
 

@@ -91,7 +91,9 @@ class Command(enum.IntEnum):
 RUN_RETIRES = 1 << 0
 """The program tells what it retires (modelled counters), and exits where they overflow."""
 RUN_STAMPS = 1 << 1
-"""Log each access instead of each handler."""
+"""Log each access of a handler."""
+RUN_HANDLERS = 1 << 2
+"""Log each handler."""
 WORDS_BATCH = 100
 """Loads in a batch of WORDS."""
 

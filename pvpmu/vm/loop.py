@@ -6,7 +6,7 @@ an answered MSR, a #GP, an NMI.
 **NMIs.** KVM holds an NMI back until IRET by itself, but never tells user space that they are
 unblocked again. So the guest says in its request word that NMIs are blocked (as in the process
 binding; a guest that lies has NMIs later, by KVM's own rule), and makes the NMI-window exit itself
-when the reply asked for one.
+when the reply asked for one: the loop tells it by a word of its state.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Loop:
                 ioctl(fd, kvm.RUN, 0)
             except InterruptedError:
                 if self.on_signal():
-                    self._serve(_PMI, 0)
+                    self._interrupted()
                 continue
             handler = handlers.get(run32[reason_at])
             if handler is None:
@@ -101,7 +101,20 @@ class Loop:
         reply = slot[exits.REPLY]
         if reply & exits.INJECT_NMI:
             self._machine.inject_nmi()
+        if reply & exits.WANT_NMI_WINDOW:
+            self._machine.want_nmi_window()
         return reply
+
+    def _interrupted(self) -> None:
+        """The physical PMI, between any two instructions of the guest: KVM knows of the NMIs there.
+
+        The guest may just have stored its word for the exit that it is about to make.
+        """
+        slot = self._slot
+        said = slot[exits.REQUEST] & exits.NMI_BLOCKED
+        slot[exits.REQUEST] = exits.NMI_BLOCKED if self._machine.vcpu.events.nmi_masked else 0
+        self._serve(_PMI, 0)
+        slot[exits.REQUEST] = said
 
     def _wrmsr(self) -> int:
         machine = self._machine

@@ -46,7 +46,7 @@ _GDT = (
 """Code and data of CPL 0; for SYSRET 32-bit code, data, code of CPL 3; then the TSS."""
 _PRESENT_WRITABLE, _LARGE = 0x7, 0x80
 """Of a page table's entry; CPL 3 may use it, too."""
-_STATE_USER, _STATE_STACKS = 3, 7
+_STATE_WINDOW, _STATE_USER, _STATE_STACKS = 1, 3, 7
 """Words of the guest's state, as its start.S has them."""
 _CR0, _CR4, _EFER = 0x8005_0033, 0x620, 0xD00
 """PE MP ET NE WP AM PG; PAE OSFXSR OSXMMEXCPT; SCE LME LMA NXE."""
@@ -101,6 +101,7 @@ class Machine:
         user: bool,
     ) -> None:
         self.box = _window(memory, where.box(vcpu), PAGE_SIZE)
+        self.state = _window(memory, where.state(vcpu), layout.STATE_SIZE)
         self.log = _window(memory, where.log(vcpu), 8 * layout.LOG_WORDS)
         _load(memory, where, program)
         self._fill_box(where, vcpu)
@@ -174,6 +175,10 @@ class Machine:
         """KVM_NMI: at the next entry that can take it."""
         fcntl.ioctl(self.vcpu.fd, kvm.NMI, 0)
 
+    def want_nmi_window(self) -> None:
+        """Have the guest make an NMI-window exit as soon as its handler's IRET is done."""
+        self.state[_STATE_WINDOW] = 1
+
     def refuse(self, reason: int) -> PeerError:
         """What an exit means that no guest of this project makes on purpose."""
         run = self.run64
@@ -199,7 +204,7 @@ class Machine:
 
     def close(self) -> None:
         """Everything of KVM's goes."""
-        for window in (self.run16, self.run32, self.run64, self.box, self.log):
+        for window in (self.run16, self.run32, self.run64, self.box, self.state, self.log):
             window.release()
         self.vcpu.close()
         self._vm.close()

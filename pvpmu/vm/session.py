@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from pvpmu.host.linuxvcpu import refuse_for_linux
 from pvpmu.shared import memory
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -22,6 +23,7 @@ from pvpmu.vm.layout import MemoryMap
 from pvpmu.vm.worker import VmBoot
 
 LIMIT_S = 60.0
+Perf = Literal["model", "linux"]
 _T = TypeVar("_T")
 _NOT_IN_C = {
     "routes": "routes of its own",
@@ -35,6 +37,7 @@ class VmConfig:
     """A real VM. ``name``: its name in ``/dev/shm``; ``pin``: see PINS.
 
     ``user``: its program runs at CPL 3. ``limit_s``: how long the guest may take for one command.
+    ``perf``: whose events the host's are.
     """
 
     design: Design
@@ -45,6 +48,7 @@ class VmConfig:
     pin: str = "same"
     load: HostLoad = NO_LOAD
     limit_s: float = LIMIT_S
+    perf: Perf = "model"
 
 
 class VmSession:
@@ -92,6 +96,8 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
     Raises :class:`ResourceError`: no KVM, no compiler, a name in use, no memory.
     """
     refuse_impossible(config.design)
+    if config.perf == "linux":
+        refuse_for_linux(config.design)
     reason = kvm.unusable()
     if reason is not None:
         raise ResourceError(reason)
@@ -118,6 +124,7 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
                 load=config.load,
                 user=config.user,
                 limit_s=config.limit_s,
+                perf=config.perf,
             )
             for number, cpus in enumerate(place(config.pin, config.vcpus))
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pvpmu.host.linuxvcpu import LinuxVcpu
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -28,6 +29,7 @@ class VmBoot:
 
     ``memory``, ``slots``: names of the segments, with their sizes without header. ``cpu``: where it
     runs, -1 for anywhere. ``user``: the program runs at CPL 3. ``limit_s``: of one command.
+    ``perf``: the host's events are the "model"'s, or the kernel's ("linux"), on this thread.
     """
 
     number: int
@@ -43,6 +45,7 @@ class VmBoot:
     load: HostLoad
     user: bool
     limit_s: float
+    perf: str = "model"
 
 
 def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
@@ -51,8 +54,9 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
     slots = Segment.attach(boot.slots, boot.slots_bytes)
     words = SLOT_SIZE // 8
     slot = slots.words[boot.number * words : (boot.number + 1) * words]
-    host = HostVcpu(slot, memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
     pin_to(boot.cpu)
+    kind = LinuxVcpu if boot.perf == "linux" else HostVcpu
+    host = kind(slot, memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
     signal.signal(signal.SIGALRM, _tick)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
     cpu = VmCpu(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pvpmu.vm.jobs import FloorJob, OperationsJob, PmiJob, PmiReport
+from pvpmu.host.perf_linux import why_not
+from pvpmu.vm.jobs import BlockedJob, FloorJob, OperationsJob, PmiJob, PmiReport
 from pvpmu.vm.session import VmSession
 
 from .conftest import Open
@@ -93,3 +94,35 @@ def test_two_vcpus_share_the_memory_and_nothing_else(open_vm: Open) -> None:
         assert report.registered
         assert report.counted[0] == report.retired[0] == PMIS * period
         assert report.exits["to_user_wrmsr"] == PMIS
+
+
+@pytest.fixture
+def needs_perf() -> None:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"needs perf_event_open: {reason}")
+
+
+@pytest.mark.parametrize(("design", "exits", "calls"), [("trap-5.14", 8, 19), ("trap", 8, 12),
+                                                         ("page", 1, 8)])  # fmt: skip
+def test_the_kernel_s_perf_interrupts_the_guest_wherever_it_is(
+    open_vm: Open, needs_perf: None, design: str, exits: int, calls: int
+) -> None:
+    (report,) = open_vm(design, perf="linux").run([PmiJob(60, 2_000_000)])
+    stats = report.stats
+    assert stats is not None
+    assert report.empty == 0
+    assert stats.pmi["raised"] - stats.pmi["coalesced"] - stats.undelivered == report.nmis
+    made = report.exits["to_user_rdmsr"] + report.exits["to_user_wrmsr"]
+    # The last PMI can be under way when the run ends.
+    assert abs(made - exits * report.nmis) <= exits
+    assert abs(sum(stats.tallies[0][:7]) - calls * report.nmis) <= calls
+    assert stats.times is not None
+    assert stats.times.handler_ns > 0
+
+
+def test_nmis_are_blocked_in_a_handler_and_kvm_agrees(open_vm: Open, needs_vm: None) -> None:
+    (blocked,) = open_vm("trap").run([BlockedJob()])
+    assert blocked
+    assert all(told == held for told, held in blocked)
+    assert {told for told, _ in blocked} == {True, False}

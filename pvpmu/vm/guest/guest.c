@@ -12,7 +12,7 @@
 
 struct vcpu {
     struct vcpu *self;    /* start.S: GS:0 */
-    uint64_t window;      /* GS:8: an NMI-window exit is due after IRET */
+    uint64_t window;      /* GS:8: an NMI-window exit is due after IRET; the loop stores it */
     uint64_t fault;       /* GS:16: the last access raised #GP */
     uint64_t user;        /* GS:24: this runs at CPL 3 */
     uint64_t saved[3], nmi_stack, kernel_stack; /* start.S's own */
@@ -168,8 +168,6 @@ int pvpmu_exit(struct pvpmu_guest *g, uint64_t reason, uint64_t address, uint64_
         out(VM_PORT_REASON + reason);
     }
     pvpmu_live_entered(&v->live);
-    if (v->in_handler) /* else the handler has seen it */
-        v->window |= v->slot->reply & PVPMU_REPLY_WANT_NMI_WINDOW;
     return v->fault != 0;
 }
 
@@ -179,7 +177,6 @@ void vm_nmi(struct vcpu *v)
 {
     uint64_t begin = tsc(), fault = v->fault, was = v->in_handler;
 
-    v->window |= v->slot->reply & PVPMU_REPLY_WANT_NMI_WINDOW;
     v->in_handler = 1;
     v->box->nmis++;
     pvpmu_live_entered(&v->live);
@@ -188,7 +185,7 @@ void vm_nmi(struct vcpu *v)
         serve(v, VM_COMMAND_IRET);
     } else {
         pvpmu_drv_handle(&v->driver);
-        if (!(v->run & VM_RUN_STAMPS)) {
+        if (v->run & VM_RUN_HANDLERS) {
             log_word(v, begin);
             log_word(v, tsc());
         }
