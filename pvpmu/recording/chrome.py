@@ -8,10 +8,11 @@ arrow leads from the exit that raised a PMI to the handler that took it.
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pvpmu.recording import names
 from pvpmu.recording.format import FAULT, SPURIOUS, Change, Kind, Pmi, Record
@@ -20,6 +21,7 @@ from pvpmu.recording.reader import LOST, Stream
 from pvpmu.shared.units import Ns
 
 _NS_PER_US = 1000
+_ENCODE = msgspec.json.Encoder().encode
 Event = dict[str, Any]
 
 
@@ -192,15 +194,15 @@ class ChromeTrace:
         arguments: Event,
     ) -> Iterator[Event]:
         yield from self._thread(vcpu, track)
-        said = {key: value for key, value in arguments.items() if key != "event"}
-        said |= {"guest_ns": begun.now, "cycles": begun.cycles}
+        arguments.pop("event", None)
+        arguments["guest_ns"], arguments["cycles"] = begun.now, begun.cycles
         yield {
             "ph": "X",
             "name": name,
             "cat": category,
             **self._at(vcpu, track, begun.wall),
             "dur": (end - begun.wall) / _NS_PER_US,
-            "args": said,
+            "args": arguments,
         }
 
     def _ended(
@@ -287,4 +289,4 @@ def _meta(process: int, thread: int, name: str, arguments: Event) -> Event:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODE(value).decode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from pvpmu.recording import names
 from pvpmu.recording.format import (
@@ -20,6 +21,7 @@ from pvpmu.recording.reader import LOST, Stream
 from pvpmu.shared.exits import FAULT_GP, INJECT_IRQ, INJECT_NMI, ExitReason, reason_name
 from pvpmu.trace.names import msr_name
 
+_ENCODE = msgspec.json.Encoder().encode
 SCHEMA = "pvpmu-recording/1"
 _WRITE = int(ExitReason.MSR_WRITE)
 _ADDRESSED = (int(ExitReason.MSR_READ), _WRITE, int(ExitReason.RDPMC), int(ExitReason.CPUID))
@@ -142,4 +144,4 @@ _FIELDS: dict[int, Callable[[Record], dict[str, Any]]] = {
 
 
 def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":")) + "\n"
+    return _ENCODE(value).decode() + "\n"

@@ -17,6 +17,12 @@ from pvpmu.shared.exits import Control, ExitReason, reason_name
 from pvpmu.shared.tally import CALL_KINDS
 from pvpmu.trace.names import msr_name
 
+_OPS = {int(op): op.name.lower() for op in Op}
+_PATHS = {int(path): path.name.lower() for path in Path}
+_PMIS = {int(what): what.name.lower() for what in Pmi}
+_CHANGES = {int(change): change.name for change in Change}
+_STATES = {int(state): state.name.replace("_", "-") for state in State}
+_CONTROLS = {int(control): control.name for control in Control}
 _MSR_EXITS = (int(ExitReason.MSR_READ), int(ExitReason.MSR_WRITE))
 _RDPMC, _CPUID = int(ExitReason.RDPMC), int(ExitReason.CPUID)
 
@@ -37,35 +43,33 @@ def access_label(op: int, detail: int) -> str:
 
 def op_name(op: int) -> str:
     """The instruction."""
-    return Op(op).name.lower() if op in Op._value2member_map_ else f"op {op}"
+    return _OPS.get(op) or f"op {op}"
 
 
 def path_name(flags: int) -> str:
     """Where an access went."""
     path = flags & PATH_MASK
-    return Path(path).name.lower() if path in Path._value2member_map_ else f"path {path}"
+    return _PATHS.get(path) or f"path {path}"
 
 
 def pmi_name(what: int) -> str:
     """What became of a PMI."""
-    return Pmi(what).name.lower() if what in Pmi._value2member_map_ else f"pmi {what}"
+    return _PMIS.get(what) or f"pmi {what}"
 
 
 def change_name(change: int) -> str:
     """Why a page's state changed."""
-    return Change(change).name if change in Change._value2member_map_ else f"change {change}"
+    return _CHANGES.get(change) or f"change {change}"
 
 
 def state_name(state: int) -> str:
     """A page's state."""
-    known = state in State._value2member_map_
-    return State(state).name.replace("_", "-") if known else f"state {state}"
+    return _STATES.get(state) or f"state {state}"
 
 
 def control_name(control: int) -> str:
     """What a CONTROL exit asked for."""
-    known = control in Control._value2member_map_
-    return Control(control).name if known else f"CONTROL {control}"
+    return _CONTROLS.get(control) or f"CONTROL {control}"
 
 
 def call_name(call: int) -> str:
