@@ -24,7 +24,7 @@ PURE = (
     "recording/ring.py", "recording/tracer.py",
     "recording/names.py", "recording/kvm.py", "recording/samples.py", "recording/text.py",
     "recording/tracefmt.py", "recording/perfdata.py", "recording/chrome.py", "recording/jsonl.py",
-    "host/liveview.py", "guest/liveview.py",
+    "recording/elf.py", "host/liveview.py", "guest/liveview.py",
     "shared/liveview.py", "shared/clock.py",
     "trace/names.py", "trace/counts.py", "trace/tables.py", "trace/tokens.py",
     "trace/operations.py", "trace/tracker.py", "trace/eventtext.py", "trace/events.py",

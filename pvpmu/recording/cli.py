@@ -17,12 +17,13 @@ from typing import Any, BinaryIO
 
 from pvpmu.recording import names
 from pvpmu.recording.chrome import chrome
+from pvpmu.recording.elf import program_elf
 from pvpmu.recording.format import Kind, Record
 from pvpmu.recording.jsonl import jsonl
 from pvpmu.recording.perfdata import write_kvm, write_samples
 from pvpmu.recording.reader import SIDES, Recording, Stream, merged
-from pvpmu.recording.samples import guests_of, samples
-from pvpmu.recording.text import ftrace, perf_script, perf_script_samples
+from pvpmu.recording.samples import guests_of, phases_of, samples
+from pvpmu.recording.text import ftrace, ftrace_guest, perf_script, perf_script_samples
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import integer, writable
 from pvpmu.shared.units import NS_PER_S
@@ -69,8 +70,14 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
     export.add_argument(
         "--side",
         choices=SIDES,
-        help="host: kvm_exit, kvm_entry and kvm_msr; guest: samples, with perf-script or perf.data "
-        f"({', '.join(_OF_ONE_SIDE)}: host; else both)",
+        help="host: kvm_exit, kvm_entry and kvm_msr; guest: samples with perf-script or perf.data, "
+        f"MSR accesses with ftrace ({', '.join(_OF_ONE_SIDE)}: host; else both)",
+    )
+    export.add_argument(
+        "--elf",
+        metavar="FILE",
+        help="with perf.data and --side guest: write the program's phases as symbols there, for "
+        "perf report to name",
     )
     export.add_argument(
         "--all",
@@ -154,12 +161,13 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What is to be exported. ``command``: how it was asked for."""
+    """What is to be exported. ``command``: how it was asked for; ``elf``: where symbols go."""
 
     streams: Sequence[Stream]
     everything: bool
     sections: Sequence[dict[str, Any]]
     command: str
+    elf: Path | None
 
     def records(self) -> Iterator[tuple[Stream, Record]]:
         """In order of wall time."""
@@ -189,8 +197,8 @@ def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chose
             f"designs {', '.join(designs)} were recorded, and {args.format} holds one: say which "
             "with --design"
         )
-    if args.format == "ftrace" and args.side == "guest":
-        raise UsageError("ftrace shows the host: samples are for perf-script and perf.data")
+    if args.elf is not None and (args.format, args.side) != ("perf.data", "guest"):
+        raise UsageError("--elf: needs --format perf.data --side guest, whose samples it is for")
     side = args.side or ("host" if args.format in _OF_ONE_SIDE else None)
     wanted = [
         stream
@@ -209,7 +217,8 @@ def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chose
     for number, stream in enumerate(streams):
         stream.number = number
     sections = [section for recording in recordings for section in recording.sections]
-    return _Chosen(wanted, args.all, sections, shlex.join(["pvpmu", *args.argv]))
+    elf = None if args.elf is None else writable(Path(args.elf))
+    return _Chosen(wanted, args.all, sections, shlex.join(["pvpmu", *args.argv]), elf)
 
 
 @contextlib.contextmanager
@@ -264,8 +273,9 @@ def _text(lines: Iterable[str], out: BinaryIO) -> None:
     out.writelines(line.encode() for line in lines)
 
 
-def _ftrace(chosen: _Chosen, _side: str, out: BinaryIO) -> None:
-    _text(ftrace(chosen.records()), out)
+def _ftrace(chosen: _Chosen, side: str, out: BinaryIO) -> None:
+    lines = ftrace_guest if side == "guest" else ftrace
+    _text(lines(chosen.records()), out)
 
 
 def _perf_script(chosen: _Chosen, side: str, out: BinaryIO) -> None:
@@ -289,7 +299,11 @@ def _perf_data(chosen: _Chosen, side: str, out: BinaryIO) -> None:
     if side == "guest":
         guests = guests_of(chosen.streams)
         taken = samples(guests, everything=chosen.everything)
-        write_samples(out, taken, guests, chosen.command)
+        program = ""
+        if chosen.elf is not None:
+            chosen.elf.write_bytes(program_elf(max(map(phases_of, guests))))
+            program = str(chosen.elf.absolute())
+        write_samples(out, taken, guests, chosen.command, program)
     else:
         write_kvm(out, chosen.records(), chosen.streams, chosen.command)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pvpmu import __version__
+from pvpmu.recording.elf import CODE_BASE, mapped_bytes
 from pvpmu.recording.format import Record
 from pvpmu.recording.kvm import Lost, kvm_events, thread_of
 from pvpmu.recording.reader import LOST, Stream
@@ -40,7 +41,6 @@ _SAMPLE_ID = struct.Struct("<IIQIIQ")
 """pid, tid, time, cpu, reserved, id: behind any other record (sample_id_all)."""
 _MMAP2 = struct.Struct("<IIQQQIIQQII")
 _ROUND_RECORDS = 1 << 14
-_CODE_BASE, _CODE_FIRST, _PAGE = 0x40_0000, 0x40_1000, 0x1000
 _PROT_READ_EXEC, _MAP_PRIVATE = 5, 2
 
 
@@ -144,10 +144,12 @@ def write_samples(
     records: Iterable[tuple[Ns, Stream, Record]],
     guests: Sequence[Stream],
     command: str,
+    program: str = "",
 ) -> None:
     """The guests' samples: hardware events, the task's command and where its code lies.
 
-    ``records``: in order of guest clock. ``out`` must be seekable.
+    ``records``: in order of guest clock. ``program``: path of the file that the code is from;
+    without it there is none, and it is named as the command. ``out`` must be seekable.
     """
     events = [_hardware(number, event) for number, event in enumerate(guest_events(guests))]
 
@@ -156,7 +158,7 @@ def write_samples(
             where = _guest_place(stream, 0)
             name = program_of(stream)
             yield _comm(where, name)
-            yield _mmap2(where, name, phases_of(stream))
+            yield _mmap2(where, program or name, phases_of(stream))
         for time, stream, record in records:
             where = _guest_place(stream, time)
             if record.kind == LOST:
@@ -212,9 +214,9 @@ def _comm(where: Where, comm: str) -> bytes:
 
 
 def _mmap2(where: Where, name: str, phases: int) -> bytes:
-    size = _CODE_FIRST - _CODE_BASE + max(phases, 1) * _PAGE
+    size = mapped_bytes(phases)
     body = _MMAP2.pack(
-        where.pid, where.tid, _CODE_BASE, size, 0, 0, 0, 0, 0, _PROT_READ_EXEC, _MAP_PRIVATE
+        where.pid, where.tid, CODE_BASE, size, 0, 0, 0, 0, 0, _PROT_READ_EXEC, _MAP_PRIVATE
     )
     return _identified(_Type.MMAP2, _MISC_USER, where, body + _padded(name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pvpmu.recording.format import Record
+from pvpmu.recording.format import FAULT, Kind, Op, Record
 from pvpmu.recording.kvm import KvmEntry, KvmExit, KvmMsr, Lost, kvm_events, thread_of
 from pvpmu.recording.reader import LOST, Stream
 from pvpmu.recording.samples import guest_events, program_of
@@ -25,6 +25,8 @@ _FTRACE_HEADER = """\
 #              | |         |   |||||     |         |
 """
 _EVENT_WIDTH = len("kvm:kvm_entry")
+_ACCESS = int(Kind.ACCESS)
+_MSR_EVENTS = {int(Op.RDMSR): "read_msr", int(Op.WRMSR): "write_msr", int(Op.RDPMC): "rdpmc"}
 
 
 def ftrace(records: Iterable[tuple[Stream, Record]]) -> Iterator[str]:
@@ -40,6 +42,25 @@ def ftrace(records: Iterable[tuple[Stream, Record]]) -> Iterator[str]:
             f"{_comm(stream):>16}-{thread_of(stream):<7} [{stream.vcpu:03}] d.... "
             f"{seconds:5}.{rest // _NS_PER_US:06}: {name}: {text}\n"
         )
+
+
+def ftrace_guest(records: Iterable[tuple[Stream, Record]]) -> Iterator[str]:
+    """Lines of a trace in the guest: read_msr, write_msr and rdpmc, wherever an access went.
+
+    The format is that of the kernel's events ``msr:*``, time is that of the host.
+    """
+    yield _FTRACE_HEADER
+    for stream, record in records:
+        if record.kind == LOST:
+            yield f"CPU:{stream.vcpu} [LOST {record.a} EVENTS]\n"
+        elif record.kind == _ACCESS:
+            seconds, rest = divmod(record.wall, NS_PER_S)
+            fault = " #GP" if record.flags & FAULT else ""
+            yield (
+                f"{program_of(stream):>16}-{thread_of(stream):<7} [{stream.vcpu:03}] d.... "
+                f"{seconds:5}.{rest // _NS_PER_US:06}: {_MSR_EVENTS.get(record.code, 'msr')}: "
+                f"{record.detail:x}, value {record.a:x}{fault}\n"
+            )
 
 
 def perf_script(records: Iterable[tuple[Stream, Record]]) -> Iterator[str]:

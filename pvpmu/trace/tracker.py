@@ -54,8 +54,12 @@ class Shapes:
     left_over: Counter[str] = field(default_factory=Counter)
 
     def operations(self) -> list[tuple[Operation, int]]:
-        """Every different operation with its number."""
-        return [(one.operation, one.count) for one in self.seen.values() if one.operation]
+        """Every different operation that was counted, with its number."""
+        return [
+            (one.operation, one.count)
+            for one in self.seen.values()
+            if one.operation is not None and one.count
+        ]
 
 
 class _Open:

@@ -138,7 +138,7 @@ def test_a_hosts_and_a_guests_recording_are_put_together(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--format", "ftrace", "--side", "guest"), "ftrace shows the host"),
+        (("--format", "jsonl", "--elf", "x"), "--elf: needs --format perf.data --side guest"),
         (("--format", "ftrace", "--design", "moon"), "no design 'moon' in"),
         (("--format", "jsonl", "--vcpu", "9"), "no records of what was asked for"),
         (("--format", "ftrace", "-o", "/nowhere/out"), "cannot be written"),
@@ -237,3 +237,11 @@ def test_an_export_can_be_piped_to_whatif(trap_run: Any, tmp_path: Path) -> None
     assert main(["whatif", str(out), "--json", str(answer)]) == 0
     counted = json.loads(answer.read_text())
     assert sum(counted["exits"].values()) == sum(trap_run.stats[0].exits.values())
+
+
+def test_whatif_takes_the_trace_of_a_guest_that_has_a_page(page_run: Any, tmp_path: Path) -> None:
+    out, answer = tmp_path / "trace", tmp_path / "answer"
+    assert trace("export", page_run.path, "--format", "ftrace", "-o", out) == 0
+    assert main(["whatif", str(out), "--json", str(answer)]) == 0
+    exits = json.loads(answer.read_text())["exits"]
+    assert sum(exits.values()) == sum(sum(stats.exits.values()) for stats in page_run.stats)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pvpmu.cli import main
 from pvpmu.recording.format import Record
 from pvpmu.recording.perfdata import write_kvm, write_samples
 from pvpmu.recording.reader import LOST, Stream, merged
@@ -200,6 +201,18 @@ def test_perf_report_shows_the_guests_samples(page_run: Any, tmp_path: Path) -> 
     lines = [line for line in script.splitlines() if line.strip()]
     taken = sum(report.counts.samples for report in page_run.reports)
     assert len(lines) == taken
+
+
+@needs_perf
+def test_perf_report_names_the_programs_phases(page_run: Any, tmp_path: Path) -> None:
+    elf, path = tmp_path / "program.elf", tmp_path / "perf.data"
+    options = ("--format", "perf.data", "--side", "guest", "-o", str(path), "--elf", str(elf))
+    assert main(["trace", "export", str(page_run.path), *options]) == 0
+    report = perf("report", "--stdio", "-i", path, "--sort", "dso,sym", "--percent-limit", "0")
+    names = set(re.findall(r"program\.elf\s+\[\.\] (\w+)", report))
+    assert names
+    assert all(re.fullmatch(r"phase_\d+", name) for name in names)
+    assert "0x00000" not in report
 
 
 @needs_perf

@@ -11,7 +11,7 @@ import pytest
 from pvpmu.recording.format import Kind, Record
 from pvpmu.recording.reader import LOST, Stream, merged
 from pvpmu.recording.samples import guests_of, samples
-from pvpmu.recording.text import ftrace, perf_script, perf_script_samples
+from pvpmu.recording.text import ftrace, ftrace_guest, perf_script, perf_script_samples
 from pvpmu.shared.design import design_named
 from pvpmu.shared.exits import reason_name
 from pvpmu.trace.analysis import analyse
@@ -116,3 +116,18 @@ def test_samples_are_in_order_of_the_guest_clock(page_run: Any) -> None:
     # Two runs of 20 ms.
     assert 0.02 < stamps[-1] <= 0.04
     assert " [unknown] (br_instr)\n" in lines[0]
+
+
+def test_a_trace_in_the_guest_shows_every_access_wherever_it_went(page_run: Any) -> None:
+    with page_run.open() as recording:
+        guests = guests_of(recording.streams)
+        lines = list(ftrace_guest(merged(guests)))
+    events = Counter(line.split(": ")[1] for line in lines[1:])
+    counted: Counter[str] = Counter()
+    names = {"rdmsr": "read_msr", "wrmsr": "write_msr", "rdpmc": "rdpmc"}
+    for report in page_run.reports:
+        for (op, _), count in report.recorded.accesses.items():
+            counted[names[op]] += count
+    assert events == counted
+    assert any(line.endswith(" write_msr: 38f, value 0\n") for line in lines)
+    assert sum(sum(stats.exits.values()) for stats in page_run.stats) < sum(events.values())

@@ -148,3 +148,10 @@ def test_different_operations_beyond_a_limit_are_left_over(monkeypatch: pytest.M
     followed = Followed(*SCHED_IN, *PMI, *TICK, *SPURIOUS, *PMI).finish()
     assert followed.kinds == ["sched_in", "pmi", "tick", None, "pmi"]
     assert followed.shapes.left_over == {TOO_MANY: 4}
+
+
+def test_a_sequence_that_was_never_counted_is_no_operation() -> None:
+    # All that a guest with a page leaves of its ticks: what they cost nobody can know.
+    followed = Followed(OFF, ON, OFF, ON).finish()
+    assert followed.shapes.operations() == []
+    assert followed.shapes.left_over == {BEFORE_FIRST: 4}
