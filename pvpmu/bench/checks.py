@@ -10,7 +10,7 @@ from pvpmu.bench.charged import charged_as_counted
 from pvpmu.bench.competition import accounts_for_errors
 from pvpmu.bench.counted import is_pmu
 from pvpmu.bench.measure import BenchConfig, Measured
-from pvpmu.bench.recorded import as_counted
+from pvpmu.bench.recorded import RECORDED_AS_COUNTED, as_counted
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.script import ScriptCounts
 
@@ -107,7 +107,7 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
             "" if scenario.script is not None else _NOT_THIS,
         ),
         _Check(
-            "the recording holds what was counted, to the last one",
+            RECORDED_AS_COUNTED,
             lambda: all(
                 name in measured.recorded and as_counted(measured.recorded[name], totals)
                 for name, totals in measured.totals.items()

@@ -17,7 +17,7 @@ from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
 from pvpmu.bench.realvm_run import TRANSPORT as VM_TRANSPORT
 from pvpmu.bench.realvm_run import add_real_options, bench_real
-from pvpmu.bench.recorded import missing
+from pvpmu.bench.recorded import tell
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
 from pvpmu.cost.model import CostModel
@@ -25,7 +25,7 @@ from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
 from pvpmu.host.linuxvcpu import PERFS, check_perf
-from pvpmu.recording.options import add_record_options, record_to, warn
+from pvpmu.recording.options import add_record_options, record_to
 from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared.design import ALL, DEFAULT_DESIGNS, DRIVERS, design_names, designs_named
@@ -162,12 +162,8 @@ def _bench(args: argparse.Namespace) -> int:
         result = document(config, measured, models, reference)
         if args.report is not None:
             _report(args, config, result, progress)
-    lacking = missing(measured.recordings.values())
-    if lacking is not None:
-        warn("pvpmu bench", lacking)
     if config.record_to is not None:
-        written = sum(outcome.written for outcome in measured.recordings.values())
-        print(f"{written:,} records in {config.record_to.path}", file=sys.stderr)
+        tell(config.record_to, list(measured.recordings.values()))
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pvpmu.bench.measure import Progress
+from pvpmu.bench.realvm_recorded import RealRecording, record_real
 from pvpmu.host.perf_linux import group_times
+from pvpmu.recording.file import RecordingFile
+from pvpmu.recording.options import RecordTo
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.units import NS_PER_S
@@ -36,6 +39,7 @@ class RealConfig:
 
     ``period``: branches, or with the kernel's perf cycles, which are ns where it has only clocks.
     ``cpl``: where driver and program run; auto is 3 where the machine emulates CPL 0, else 0.
+    ``record_to``: where one more chunk of each design is recorded to.
     """
 
     designs: Sequence[Design]
@@ -45,6 +49,7 @@ class RealConfig:
     cpl: Cpl = "auto"
     perf: Perf = "model"
     pin: str = "same"
+    record_to: RecordTo | None = None
 
 
 @dataclass(slots=True)
@@ -66,7 +71,8 @@ class RealMeasured:
 
     ``floors``: TSC cycles by name. ``groups``: ns of stopping and starting four events, see
     :func:`pvpmu.host.perf_linux.group_times`. ``scaling``: PMIs per second of one vCPU and of two
-    at once, and their ratio, by round; empty where there is one CPU.
+    at once, and their ratio, by round; empty where there is one CPU. ``recording``: what became of
+    it, if one was made.
     """
 
     execution: Execution
@@ -75,6 +81,7 @@ class RealMeasured:
     floors: dict[str, list[float]] = field(default_factory=dict)
     groups: dict[str, list[int]] = field(default_factory=dict)
     scaling: list[tuple[float, float, float]] = field(default_factory=list)
+    recording: RealRecording | None = None
 
 
 def measure_real(config: RealConfig, progress: Progress) -> RealMeasured:
@@ -108,11 +115,30 @@ def measure_real(config: RealConfig, progress: Progress) -> RealMeasured:
     if len(os.sched_getaffinity(0)) > 1:
         progress(1.0, "two vCPUs at once")
         measured.scaling = _scaling(config, user=user)
+    if config.record_to is not None:
+        progress(1.0, "recording")
+        measured.recording = _recorded(config, config.record_to, user=user)
     return measured
 
 
+def _recorded(config: RealConfig, record_to: RecordTo, *, user: bool) -> RealRecording:
+    def opened(
+        design: Design, recording: RecordingFile
+    ) -> contextlib.AbstractContextManager[VmSession]:
+        return _opened(config, design, len(config.designs), user=user, recording=recording)
+
+    job = PmiJob(min(config.pmis, MOST_PMIS), config.period)
+    return record_real(record_to, config.designs, job, opened)
+
+
 def _opened(
-    config: RealConfig, design: Design, number: int, *, user: bool, vcpus: int = 1
+    config: RealConfig,
+    design: Design,
+    number: int,
+    *,
+    user: bool,
+    vcpus: int = 1,
+    recording: RecordingFile | None = None,
 ) -> contextlib.AbstractContextManager[VmSession]:
     return open_session(
         VmConfig(
@@ -123,6 +149,7 @@ def _opened(
             name=f"bench-{os.getpid()}-{number}",
             pin=config.pin,
             perf=config.perf,
+            recording=recording,
         )
     )
 

@@ -12,6 +12,7 @@ from pvpmu import __version__
 from pvpmu.bench.environment import environment
 from pvpmu.bench.realperf import perf_described, perf_times
 from pvpmu.bench.realvm import RealConfig, RealMeasured, Totals
+from pvpmu.bench.recorded import RECORDED_AS_COUNTED
 from pvpmu.cost.model import CostModel
 from pvpmu.report.statistics import Median, median_of, ratios
 from pvpmu.shared import registers as msr
@@ -320,10 +321,14 @@ def _checks(config: RealConfig, measured: RealMeasured) -> list[tuple[str, bool,
     if config.perf != "model":
         # Nobody knows what a clock should have counted.
         checks = [check for check in checks if check[0] != "count error 0"]
-    return [
+    found = [
         (title, not wrong, ", ".join(sorted({name for name, _ in wrong})))
         for title, wrong in checks
     ]
+    if measured.recording is not None:
+        wrong = measured.recording.wrong
+        found.append((RECORDED_AS_COUNTED, not wrong, ", ".join(wrong)))
+    return found
 
 
 def _notes(config: RealConfig, measured: RealMeasured) -> list[str]:

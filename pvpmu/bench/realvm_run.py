@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pvpmu.bench.realvm import DEFAULT_DESIGNS, LINUX_DESIGNS, RealConfig, measure_real
 from pvpmu.bench.realvm_document import real_document
+from pvpmu.bench.recorded import tell
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import models_named
 from pvpmu.host.linuxvcpu import check_perf
+from pvpmu.recording.options import record_to
 from pvpmu.shared.design import ALL, Design, designs_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
@@ -72,7 +74,7 @@ def bench_real(args: argparse.Namespace) -> int:
                 "program of its own (docs/vm.md)"
             )
     designs = _designs(args.design, args.perf)
-    check_perf(args.perf, designs)
+    check_perf(args.perf, designs, recorded=args.record is not None)
     models = models_named(args.cost or [DEFAULT_COST])
     target = None if args.json is None or args.json == "-" else writable(Path(args.json))
     config = RealConfig(
@@ -83,9 +85,13 @@ def bench_real(args: argparse.Namespace) -> int:
         turns=_TURNS * args.runs,
         cpl=args.cpl,
         pin=args.pin,
+        record_to=record_to(args),
     )
     with progress_on(Console(stderr=True)) as progress:
-        result = real_document(config, measure_real(config, progress), models)
+        measured = measure_real(config, progress)
+    result = real_document(config, measured, models)
+    if config.record_to is not None and measured.recording is not None:
+        tell(config.record_to, list(measured.recording.outcomes.values()))
     text = json.dumps(result, indent=2) + "\n"
     if args.json == "-":
         sys.stdout.write(text)

@@ -7,9 +7,10 @@ be what they counted; :func:`as_counted` says whether it is.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pvpmu.bench.vm import Vm, VmConfig, open_vm
 from pvpmu.guest.traced import described
 from pvpmu.recording.file import Outcome, append_recording
 from pvpmu.recording.format import SPURIOUS, Kind, Op, Pmi
-from pvpmu.recording.options import RecordTo
+from pvpmu.recording.options import RecordTo, warn
 from pvpmu.recording.reader import Recording, Stream
 from pvpmu.shared.design import Design
 from pvpmu.shared.tally import CALL_KINDS
@@ -28,7 +29,9 @@ from pvpmu.shared.tally import CALL_KINDS
 if TYPE_CHECKING:
     from pvpmu.bench.measure import BenchConfig
 
-_PMI_NAMES = {what: what.name.lower() for what in Pmi} | {Pmi.INJECTED: "delivered"}
+RECORDED_AS_COUNTED = "the recording holds what was counted, to the last one"
+"""The check's name."""
+PMI_NAMES = {what: what.name.lower() for what in Pmi} | {Pmi.INJECTED: "delivered"}
 _OPS = {int(op): op.name.lower() for op in Op}
 
 RunAll = Callable[[Vm], None]
@@ -121,8 +124,8 @@ def count(into: Recorded, stream: Stream) -> None:
                     into.exits_host[OP_OF[record.code], record.detail] += 1
             case Kind.PERF_CALL if record.code < len(CALL_KINDS):
                 into.calls[record.code] += 1
-            case Kind.PMI if record.code in _PMI_NAMES:
-                into.pmi[_PMI_NAMES[Pmi(record.code)]] += 1
+            case Kind.PMI if record.code in PMI_NAMES:
+                into.pmi[PMI_NAMES[Pmi(record.code)]] += 1
             case Kind.ACCESS if record.code in _OPS:
                 into.accesses[_OPS[record.code], record.detail] += 1
             case Kind.SAMPLE:
@@ -144,10 +147,19 @@ def as_counted(recorded: Recorded, totals: Totals) -> bool:
         and recorded.exits_host == +totals.exits_host
         and recorded.accesses == +totals.accesses
         and recorded.calls == calls
-        and all(recorded.pmi[name] == totals.pmi[name] for name in _PMI_NAMES.values())
+        and all(recorded.pmi[name] == totals.pmi[name] for name in PMI_NAMES.values())
         and (recorded.samples, recorded.handlers, recorded.spurious)
         == (guest["samples"], guest["handlers"], guest["spurious"])
     )
+
+
+def tell(record_to: RecordTo, outcomes: Sequence[Outcome]) -> None:
+    """Say on standard error what was recorded, and what is missing of it."""
+    written = sum(outcome.written for outcome in outcomes)
+    print(f"{written:,} records in {record_to.path}", file=sys.stderr)
+    lacking = missing(outcomes)
+    if lacking is not None:
+        warn("pvpmu bench", lacking)
 
 
 def missing(outcomes: Iterable[Outcome]) -> Outcome | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from pvpmu.host.linuxvcpu import refuse_for_linux
+from pvpmu.recording.file import RecordingFile
 from pvpmu.shared import memory
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
@@ -37,7 +38,8 @@ class VmConfig:
     """A real VM. ``name``: its name in ``/dev/shm``; ``pin``: see PINS.
 
     ``user``: its program runs at CPL 3. ``limit_s``: how long the guest may take for one command.
-    ``perf``: whose events the host's are.
+    ``perf``: whose events the host's are. ``recording``: what the host's half is recorded to, with
+    the model's events only; it is closed with the VM.
     """
 
     design: Design
@@ -49,6 +51,7 @@ class VmConfig:
     load: HostLoad = NO_LOAD
     limit_s: float = LIMIT_S
     perf: Perf = "model"
+    recording: RecordingFile | None = None
 
 
 class VmSession:
@@ -101,6 +104,7 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
     reason = kvm.unusable()
     if reason is not None:
         raise ResourceError(reason)
+    recording = config.recording
     # Before the workers, which then all find it.
     where = MemoryMap(config.vcpus, len(build.program()))
     names = [memory.segment_name(config.name, side) for side in ("host", "guest")]
@@ -125,8 +129,11 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
                 user=config.user,
                 limit_s=config.limit_s,
                 perf=config.perf,
+                ring=recording.stream("host", number) if recording is not None else None,
             )
             for number, cpus in enumerate(place(config.pin, config.vcpus))
         ]
-        with workers("vm", "pvpmu.vm.worker:run_vcpu", boots) as started:
-            yield VmSession(started)
+        with recording or contextlib.nullcontext():
+            inherited = recording.handles if recording is not None else ()
+            with workers("vm", "pvpmu.vm.worker:run_vcpu", boots, inherited) as started:
+                yield VmSession(started)

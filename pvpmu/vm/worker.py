@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pvpmu.host.linuxvcpu import LinuxVcpu
+from pvpmu.host.traced import TracedVcpu
 from pvpmu.host.vcpu import HostVcpu
+from pvpmu.recording.file import RingFile
+from pvpmu.recording.tracer import Tracer
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.exits import SLOT_SIZE
@@ -30,6 +34,7 @@ class VmBoot:
     ``memory``, ``slots``: names of the segments, with their sizes without header. ``cpu``: where it
     runs, -1 for anywhere. ``user``: the program runs at CPL 3. ``limit_s``: of one command.
     ``perf``: the host's events are the "model"'s, or the kernel's ("linux"), on this thread.
+    ``ring``: the inherited ring that the host's half is recorded to.
     """
 
     number: int
@@ -46,6 +51,7 @@ class VmBoot:
     user: bool
     limit_s: float
     perf: str = "model"
+    ring: RingFile | None = None
 
 
 def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
@@ -55,8 +61,7 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
     words = SLOT_SIZE // 8
     slot = slots.words[boot.number * words : (boot.number + 1) * words]
     pin_to(boot.cpu)
-    kind = LinuxVcpu if boot.perf == "linux" else HostVcpu
-    host = kind(slot, memory.words, boot.design, boot.cpuid, boot.profile, boot.load)
+    host = _host(boot, slot, memory.words)
     signal.signal(signal.SIGALRM, _tick)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
     cpu = VmCpu(
@@ -73,6 +78,14 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
     while True:
         job: Job[object] = pipe.recv()
         pipe.send(job.do(cpu))
+
+
+def _host(boot: VmBoot, slot: memoryview[int], memory: memoryview[int]) -> HostVcpu:
+    shape = boot.design, boot.cpuid, boot.profile, boot.load
+    if boot.ring is not None:
+        tracer = Tracer(boot.ring.attach().put, time.monotonic_ns)
+        return TracedVcpu(slot, memory, *shape, tracer=tracer)
+    return (LinuxVcpu if boot.perf == "linux" else HostVcpu)(slot, memory, *shape)
 
 
 def _tick(_number: int, _frame: object) -> None:

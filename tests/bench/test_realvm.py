@@ -15,8 +15,11 @@ from rich.console import Console
 from pvpmu.bench.realvm import RealConfig, RealMeasured, Totals
 from pvpmu.bench.realvm_document import real_document
 from pvpmu.bench.realvm_table import print_real
+from pvpmu.bench.recorded import RECORDED_AS_COUNTED
 from pvpmu.cli import main
 from pvpmu.cost.shelf import models_named
+from pvpmu.recording.format import Kind
+from pvpmu.recording.reader import Recording
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.design import designs_named
 from pvpmu.shared.errors import ResourceError
@@ -193,8 +196,15 @@ def test_a_short_run_on_a_real_vm(
     except ResourceError as error:
         pytest.skip(f"needs a C compiler: {error}")
     command = "bench --transport vm --pmis 40 --period 120 --design trap page --json -"
-    assert main(command.split()) == 0
+    file = tmp_path / "run"
+    assert main([*command.split(), "--record", str(file)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["schema"] == "pvpmu-vm-bench"
     assert [design["msr_exits_per_pmi"] for design in result["designs"]] == [8.0, 1.0]
     assert [design["pmi"]["lost"] for design in result["designs"]] == [0, 0]
+    assert {"name": RECORDED_AS_COUNTED, "ok": True} in result["checks"]
+    msrs = {}
+    with Recording(file) as recording:
+        for stream in recording.streams:
+            msrs[stream.design] = sum(record.kind == Kind.MSR for record in stream.window())
+    assert msrs == {"trap": 8 * 40, "page": 40}
