@@ -55,7 +55,7 @@ BOTH_SIDES = {
     f"conformance/{name}.py"
     for name in (
         "guests/broken", "guests/faults", "guests/host", "guests/vcpu", "hostcalls", "inline",
-        "machine", "mutants_guest", "mutants_host", "mutants_kvm", "process", "window",
+        "machine", "realvm", "mutants_guest", "mutants_host", "mutants_kvm", "process", "window",
     )
 }  # fmt: skip
 WORLD = {"os", "time", "socket", "multiprocessing", "posix_ipc", "threading", "concurrent"}

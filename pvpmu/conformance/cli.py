@@ -87,7 +87,7 @@ def _add_run(actions: Any) -> None:
         "--target",
         default="inline",
         metavar="TARGET",
-        help="inline, process, or adapter:COMMAND (%(default)s)",
+        help="inline, process, vm (a real one), or adapter:COMMAND (%(default)s)",
     )
     run.add_argument("--design", metavar="NAME|FILE", help=DESIGN_HELP)
     run.add_argument(
@@ -159,7 +159,11 @@ def _opener(name: str, limit_s: float, design: Design | None) -> Callable[[], Ta
         from pvpmu.conformance.adapter import AdapterTarget  # noqa: PLC0415
 
         return lambda: AdapterTarget(command, limit_s)
-    raise UsageError(f"unknown target {name!r}; known: inline, process, adapter:COMMAND")
+    if name == "vm":
+        from pvpmu.conformance.realvm import RealTarget  # noqa: PLC0415
+
+        return lambda: RealTarget(limit_s, design)
+    raise UsageError(f"unknown target {name!r}; known: inline, process, vm, adapter:COMMAND")
 
 
 def _selected(args: argparse.Namespace) -> list[Vector]:

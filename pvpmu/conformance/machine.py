@@ -60,13 +60,15 @@ class Board:
 
     ``slot``: its exit slot, with the test port's area behind it. ``memory``: the guest's, as 64-bit
     words. ``cross``: hand over to the host and return at VM-entry. ``race``: let another CPU store
-    a value after the host's next access to a page word, where that can be done.
+    a value after the host's next access to a page word, where that can be done. ``vcpu``: makes
+    the guest's vCPU from slot and crossing, where that is not this project's model.
     """
 
     slot: memoryview[int]
     memory: memoryview[int]
     cross: Callable[[], object]
     race: Callable[[int, int], None] | None = None
+    vcpu: Callable[[memoryview[int], Callable[[], object]], Vcpu] | None = None
 
 
 class MachineTarget:
@@ -155,7 +157,7 @@ class Machine:
         self._windows = WindowMemory(memory) if config["nmi_at"] else None
         self._cross_board = board.cross
         self._board_race = board.race
-        self._vcpu: Vcpu = QuietVcpu(self._slot, self._cross)
+        self._vcpu: Vcpu = (board.vcpu or QuietVcpu)(self._slot, self._cross)
         self._vcpu.on_nmi = self._nmi_taken
         self._vcpu.on_interrupt = lambda _: self._nmi_taken()
         self._tell = on_nmi

@@ -42,7 +42,7 @@ class VmCpu:
 
     ``memory``, ``slots``: both segments' windows; ``host``: the vCPU's half there. ``user``: the
     program runs at CPL 3. ``limit_s``: how long one command may take. ``real_perf``: the host's
-    events are the kernel's, and interrupt VM-entries.
+    events are the kernel's, and interrupt VM-entries. ``pages``: see :class:`MemoryMap`.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class VmCpu:
         number: int,
         user: bool,
         limit_s: float,
+        pages: int = 0,
     ) -> None:
         program = build.program()
         self.real_perf = isinstance(host, LinuxVcpu)
@@ -65,7 +66,7 @@ class VmCpu:
         self.number = number
         self.user = user
         leaves = {leaf: host.leaf(leaf) for leaf in _LEAVES}
-        where = MemoryMap(vcpus, len(program))
+        where = MemoryMap(vcpus, len(program), pages)
         self.machine = Machine(memory, slots, where, number, program, leaves, user=user)
         self.loop = Loop(self.machine, slot, host.serve)
         self.loop.on_signal = self._interrupted
@@ -85,10 +86,17 @@ class VmCpu:
         self.slot[exits.REQUEST] = 0
 
     def command(self, command: Command, address: int = 0, value: int = 0) -> None:
-        """Have the guest do it; raises :class:`PeerError`, also when it takes too long."""
-        self._deadline = time.monotonic() + self._limit_s
+        """Have the guest do it, with an empty log; raises as :meth:`run`."""
         self.machine.box[layout.LOGGED] = 0
-        self.loop.command(command, address, value)
+        self.run(command, address, value)
+
+    def run(self, command: Command, address: int = 0, value: int = 0) -> int:
+        """Have the guest do it; returns the port where it stops, done or in an NMI's handler.
+
+        Raises :class:`PeerError`, also when it takes too long.
+        """
+        self._deadline = time.monotonic() + self._limit_s
+        return self.loop.command(command, address, value)
 
     def prepare(self, events: Sequence[ProgrammedEvent], *, loops: int, page: bool = True) -> None:
         """Reset the host's half and the driver; register the page where one is offered."""

@@ -51,7 +51,7 @@ class Command(enum.IntEnum):
 
     NONE = 0
     EXIT = 1
-    """``address``: reason, ``value``: flags of the request. One exit as it is."""
+    """One exit of ``reason`` as it is, with ``address`` and ``value``."""
     READ = 2
     """RDMSR of ``address`` through the seam."""
     WRITE = 3
@@ -66,8 +66,6 @@ class Command(enum.IntEnum):
     """The page is gone: everything traps."""
     IRET = 9
     """The handler of an NMI is done."""
-    TAKE = 10
-    """Load the live entries (after a change that no exit brought)."""
     PREPARE = 16
     """Driver: probe, register if ``value``, program the events of ``events``."""
     PMIS = 17
@@ -114,6 +112,9 @@ LOG_ADDRESS = BOX.word("log_address", "that of its log")
 LOOPS = BOX.word("loops", "most loops of the program between two looks at the counters")
 EVENT_COUNT = BOX.word("event_count", "number of events")
 BOX.line(Owner.HOST)
+REASON = BOX.word("reason", "of the exit that EXIT makes")
+FLAGS = BOX.word("flags", "retired counts that the next exit is to tell, without a program's")
+BOX.line(Owner.HOST)
 EVENTS_AT = BOX.word("events", "index, selector, modes, period of each", count=4 * MAX_EVENTS)
 BOX.line(Owner.HOST)
 COUNTS_AT = BOX.word("counts", "what one loop of the program retires, by event kind", count=7)
@@ -147,18 +148,26 @@ TASK_RSP0 = STATE_SIZE + TASK_AT + 4
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:
-    """Guest-physical addresses for so many vCPUs and a program of so many bytes."""
+    """Guest-physical addresses for so many vCPUs and a program of so many bytes.
+
+    ``pages``: at the start of the memory, if more than one for each vCPU.
+    """
 
     vcpus: int
     program_bytes: int
+    pages: int = 0
 
     @property
     def area_bytes(self) -> int:
         """Of one vCPU: box, state, stack, log."""
         return _BOX_SIZE + STATE_SIZE + _TABLES + 3 * _STACK + 8 * LOG_WORDS
 
+    @property
+    def _first(self) -> int:
+        return max(self.pages, self.vcpus) * PAGE_SIZE
+
     def box(self, vcpu: int) -> int:
-        return self.vcpus * PAGE_SIZE + vcpu * self.area_bytes
+        return self._first + vcpu * self.area_bytes
 
     def state(self, vcpu: int) -> int:
         return self.box(vcpu) + _BOX_SIZE
@@ -176,7 +185,7 @@ class MemoryMap:
 
     @property
     def program(self) -> int:
-        return self.vcpus * (PAGE_SIZE + self.area_bytes)
+        return self._first + self.vcpus * self.area_bytes
 
     @property
     def page_tables(self) -> int:

@@ -128,7 +128,7 @@ class Machine:
         box[layout.PAGE_ADDRESS] = vcpu * PAGE_SIZE
         box[layout.SLOT_ADDRESS] = SLOTS + vcpu * SLOT_SIZE
         box[layout.LOG_ADDRESS] = where.log(vcpu)
-        box[layout.LOGGED] = 0
+        box[layout.LOGGED] = box[layout.FLAGS] = 0
 
     def _start(
         self,

@@ -288,11 +288,10 @@ static void tell(struct vcpu *v)
 
 static void one_exit(struct vcpu *v)
 {
-    uint64_t result[2] = {0, 0};
+    uint64_t result = 0;
 
-    v->live.flags = v->box->value;
-    v->box->fault = (uint64_t)pvpmu_exit(&v->seam, v->box->address, 0, 0, result);
-    pvpmu_look(&v->seam);
+    v->box->fault = (uint64_t)pvpmu_trap(&v->seam, v->box->reason, v->box->address, v->box->value, &result);
+    v->box->result = result;
 }
 
 static void cpuid(struct vcpu *v)
@@ -348,7 +347,9 @@ static void serve(struct vcpu *v, uint64_t until)
 
     out(until ? VM_PORT_NMI : VM_PORT_READY);
     while ((command = box->command) != until || !until) {
+        pvpmu_look(&v->seam); /* the doorbell was an exit, too (GEN-3) */
         value = box->result = box->fault = 0;
+        v->live.flags = box->flags;
         switch (command) {
         case VM_COMMAND_EXIT:
             one_exit(v);
@@ -375,9 +376,6 @@ static void serve(struct vcpu *v, uint64_t until)
             break;
         case VM_COMMAND_FORGET:
             v->seam.page = NULL;
-            break;
-        case VM_COMMAND_TAKE:
-            pvpmu_live_entered(&v->live);
             break;
         case VM_COMMAND_PREPARE:
             prepare(v);
