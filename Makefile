@@ -4,6 +4,7 @@
 # make generated  write include/pvpmu.h and docs/generated anew
 # make bench  the full measurement, ten runs as in the 2021 mail
 # make results  measure all designs and write docs/results.md with its drawings and tables
+# make screenshot  run four vCPUs for a minute, watch them, and write docs/images/top.svg
 # make stress two million random operations on trap, page and oracle, every broken machine, and
 #             pvpmu-guest under the kit's host
 # make model  check the page protocol by machine, in full; needs spin and gcc (docs/model)
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check generated bench results stress model clean
+.PHONY: demo test check generated bench results screenshot stress model clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
@@ -37,6 +38,9 @@ bench: $(INSTALLED)
 
 results: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr-trace --design all --runs 2 --report docs
+
+screenshot: $(INSTALLED)
+	$(BIN)/python docs/screenshot.py
 
 stress: $(INSTALLED)
 	$(BIN)/pvpmu conform selftest

@@ -136,7 +136,7 @@ def total_table(rows: Sequence[VcpuRow], width: int) -> Table:
         Column("spurious", 8),
         Column("coalesced", 9, keep=4),
         Column("bare round trip" if wide else "floor", 6),
-        Column("recording adds" if wide else "adds", 5, keep=3),
+        Column("recording adds" if wide else "record", 6, keep=3),
     ]
     cells = [
         [

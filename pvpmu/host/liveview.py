@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits, liveview
-from pvpmu.shared import registers as msr
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.liveview import EXIT_KEYS, PMI_WORDS, AccessPath, State, Status
@@ -19,7 +18,6 @@ from pvpmu.shared.page import Words
 
 # Plain ints and names of this module, as in pvpmu.host.vcpu: this runs at every exit.
 _ADDRESS, _REPLY = exits.ADDRESS, exits.REPLY
-_PV_PAGE = msr.PV_PAGE
 _FLOOR = int(ExitReason.FLOOR)
 _MSR_WRITE = int(ExitReason.MSR_WRITE)
 _INJECTS = exits.INJECT_NMI | exits.INJECT_IRQ
@@ -128,30 +126,34 @@ def word_of(reason: int, address: int) -> int:
 
 def publishing(vcpu: HostVcpu, slot: Words, live: HostLive) -> Callable[[], int]:
     """Wrap a vCPU's ``serve`` so that each exit is published before the guest enters again."""
-    serve, words, words_of = vcpu.serve, live.words, _WORD_OF
+    serve, words, word = vcpu.serve, live.words, _WORD_OF
+    was = live.state
 
     def published() -> int:
+        nonlocal was
         address = slot[_ADDRESS]
         reason = serve()
         page = vcpu.page
         state = _TRAP_ONLY if page is None else _RUNNING if page.entered_running else _FROZEN
-        was = live.state
-        if reason < _FLOOR and address != _PV_PAGE:
-            # As HostLive.served, which a call to would cost as much again.
-            if state == was and (was != _FROZEN or reason != _MSR_WRITE):
-                try:
-                    words[words_of[address << _REASON_BITS | reason]] += 1
-                except KeyError:
-                    words[word_of(reason, address)] += 1
-            else:
-                live.served(reason, address, state, injected=bool(slot[_REPLY] & _INJECTS))
-            if reason <= _LAST_OF_PMIS:
-                live.pmis(vcpu.delivery.counts)
-            return reason
-        if reason < _FLOOR:
-            live.served(reason, address, state)
-        live.entered(state, vcpu.generation if page is not None else 0)
-        live.pmis(vcpu.delivery.counts)
+        if state == was and (reason != _MSR_WRITE or state != _FROZEN):
+            try:
+                # As HostLive.served, which a call to would cost as much again.
+                words[word[address << _REASON_BITS | reason]] += 1
+            except KeyError:
+                rare(reason, address, state)
+        else:
+            rare(reason, address, state)
+        if reason <= _LAST_OF_PMIS:
+            live.pmis(vcpu.delivery.counts)
         return reason
+
+    def rare(reason: int, address: int, state: int) -> None:
+        nonlocal was
+        if reason < _FLOOR:
+            live.served(reason, address, state, injected=bool(slot[_REPLY] & _INJECTS))
+        else:
+            live.pmis(vcpu.delivery.counts)
+        live.entered(state, vcpu.generation if vcpu.page is not None else 0)
+        was = state
 
     return published
