@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 
 from pvpmu.console.snapshot import (
     GUEST_HEAD,
@@ -15,6 +14,7 @@ from pvpmu.console.snapshot import (
     vcpu_of,
 )
 from pvpmu.shared import liveview, memory
+from pvpmu.shared.closing import Closing
 from pvpmu.shared.errors import PeerError, UsageError
 from pvpmu.shared.histogram import BUCKETS
 from pvpmu.shared.layout import WORD_BYTES
@@ -30,7 +30,7 @@ def running() -> list[str]:
     return memory.live_vms(HOST_SIDE)
 
 
-class Attached:
+class Attached(Closing):
     """One VM that is looked at. A context manager.
 
     Raises :class:`UsageError` when there is no such host, or none that can be read.
@@ -86,17 +86,6 @@ class Attached:
         self._host.close()
         if self._guest is not None:
             self._guest.close()
-
-    def __enter__(self) -> Attached:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_guest(self) -> Copies | None:
         """The guest's segment, if it records latencies."""

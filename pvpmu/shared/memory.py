@@ -25,10 +25,10 @@ import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
-from types import TracebackType
 
 import posix_ipc
 
+from pvpmu.shared.closing import Closing
 from pvpmu.shared.errors import NameInUseError, PeerError, ResourceError, UsageError
 from pvpmu.shared.layout import WORD_BYTES, Layout, Owner
 from pvpmu.shared.page import PAGE_SIZE
@@ -72,7 +72,7 @@ def semaphore_name(vm: str, vcpu: int, kind: str) -> str:
     return f"/{_PREFIX}{vm}.{vcpu}.{kind}"
 
 
-class Segment:
+class Segment(Closing):
     """A mapped segment. ``words`` covers what follows the header, as 64-bit words.
 
     A context manager: leaving it unmaps, and removes the name if this process created it.
@@ -147,19 +147,8 @@ class Segment:
             _remove(self.name)
             self._owned = False
 
-    def __enter__(self) -> Segment:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Copies:
+class Copies(Closing):
     """A segment of any process of this user, read by copying and never mapped.
 
     Its owner can shrink it without harm, and what it held stays readable after its name has gone.
@@ -197,17 +186,6 @@ class Copies:
     def close(self) -> None:
         """Let go."""
         self._file.close()
-
-    def __enter__(self) -> Copies:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def live_vms(side: str) -> list[str]:
