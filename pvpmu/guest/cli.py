@@ -113,8 +113,10 @@ def run(argv: list[str]) -> int:
         "runs": [],
     }
     name, record = checked_vm_name(args.name), record_to(args)
-    meta = {"vm": name, "runs": args.runs, **described(scenario, args.seed)}
-    recording = record.open(meta) if record is not None else None
+    recording = None
+    if record is not None:
+        meta = {"vm": name, "runs": args.runs, **described(scenario, args.seed)}
+        recording = record.open(meta)
     with (
         live_view([name], args.wait) if args.live else contextlib.nullcontext(),
         _warned(recording),
