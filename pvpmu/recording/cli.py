@@ -21,7 +21,7 @@ from pvpmu.recording.elf import program_elf
 from pvpmu.recording.format import Kind, Record
 from pvpmu.recording.jsonl import jsonl
 from pvpmu.recording.perfdata import write_kvm, write_samples
-from pvpmu.recording.reader import SIDES, Recording, Stream, merged
+from pvpmu.recording.reader import SIDES, Recording, Stream, merged, text_of
 from pvpmu.recording.samples import guests_of, phases_of, samples
 from pvpmu.recording.text import ftrace, ftrace_guest, perf_script, perf_script_samples
 from pvpmu.shared.errors import UsageError
@@ -145,7 +145,8 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
     )
     for section in answer["sections"]:
         said = ("tool", "design", "scenario", "transport", "driver", "runs", "seed", "vm")
-        yield "  " + ", ".join(f"{name} {section[name]}" for name in said if name in section)
+        named = (f"{name} {text_of(section[name])}" for name in said if name in section)
+        yield "  " + ", ".join(named)
     for stream in answer["streams"]:
         kinds = ", ".join(f"{count:,} {name}" for name, count in stream["kinds"].items())
         yield (

@@ -18,7 +18,7 @@ from pvpmu import __version__
 from pvpmu.recording.elf import CODE_BASE, mapped_bytes
 from pvpmu.recording.format import Record
 from pvpmu.recording.kvm import Lost, kvm_events, thread_of
-from pvpmu.recording.reader import LOST, Stream
+from pvpmu.recording.reader import LOST, Stream, text_of
 from pvpmu.recording.samples import GuestEvent, guest_events, phases_of, program_of
 from pvpmu.recording.tracefmt import NAMES, raw_event, tracing_data
 from pvpmu.shared.events import EVENTS
@@ -290,12 +290,12 @@ def _environment(
         described.append(struct.pack("<Q", event.id))
     words = command.split()
     return {
-        _Feature.HOSTNAME: _text(str(meta.get("node", ""))),
-        _Feature.OSRELEASE: _text(str(meta.get("release", ""))),
+        _Feature.HOSTNAME: _text(text_of(meta.get("node", ""))),
+        _Feature.OSRELEASE: _text(text_of(meta.get("release", ""))),
         _Feature.VERSION: _text(f"pvpmu {__version__}"),
         _Feature.ARCH: _text("x86_64"),
         _Feature.NRCPUS: struct.pack("<II", cpus, cpus),
-        _Feature.CPUDESC: _text(f"pvpmu's model, design {meta.get('design', '')}"),
+        _Feature.CPUDESC: _text(f"pvpmu's model, design {text_of(meta.get('design', ''))}"),
         _Feature.CPUID: _text(CPUID),
         _Feature.CMDLINE: struct.pack("<I", len(words)) + b"".join(map(_text, words)),
         _Feature.EVENT_DESC: b"".join(described),

@@ -32,11 +32,15 @@ from pvpmu.recording.format import (
 )
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.exits import Control
+from pvpmu.shared.process import MAX_VCPUS
+from pvpmu.shared.units import U64_MASK
 
 SIDES = ("host", "guest")
 LOST = 0
 """Kind of a record that stands for records that were lost here: ``a`` of them."""
 _MAX_JSON = 1 << 24
+_MAX_PID = 1 << 30
+_MAX_TEXT = 200
 _MARK, _START, _STOP = int(Kind.MARK), int(Control.START), int(Control.STOP)
 
 
@@ -75,13 +79,13 @@ class Stream:
     @property
     def design(self) -> str:
         """Name of the design that ran."""
-        return str(self.meta.get("design", ""))
+        return text_of(self.meta.get("design", ""))
 
     @property
     def pid(self) -> int:
         """The process that stands for the VM on the host; it is that of the recording process."""
         pid = self.meta.get("pid", 0)
-        return pid if isinstance(pid, int) else 0
+        return pid if isinstance(pid, int) and 0 <= pid < _MAX_PID else 0
 
     @property
     def count(self) -> int:
@@ -243,19 +247,24 @@ class Recording:
     def _streams_of(self, meta: dict[str, Any]) -> list[Stream]:
         self.sections.append(meta)
         found: list[Stream] = []
-        for entry in meta.get("streams", ()):
-            side, vcpu = entry.get("side"), entry.get("vcpu")
-            if side not in SIDES or not isinstance(vcpu, int):
-                raise UsageError(f"{self.path}: damaged metadata: stream {entry!r}")
+        streams = meta.get("streams")
+        for entry in streams if isinstance(streams, list) else [streams]:
+            side = vcpu = None
+            if isinstance(entry, dict):
+                side, vcpu = entry.get("side"), entry.get("vcpu")
+            if side not in SIDES or not isinstance(vcpu, int) or not 0 <= vcpu < MAX_VCPUS:
+                raise UsageError(f"{self.path}: damaged metadata: stream {text_of(entry)}")
             found.append(Stream(len(self.streams) + len(found), side, vcpu, meta, self._file))
         self.streams += found
         return found
 
     def _ended(self, streams: list[Stream], end: dict[str, Any]) -> None:
-        for stream, lost in zip(streams, end.get("lost", ()), strict=False):
-            stream.lost_in_all = int(lost)
+        losses = end.get("lost")
+        for stream, lost in zip(streams, losses if isinstance(losses, list) else (), strict=False):
+            stream.lost_in_all = lost if isinstance(lost, int) and 0 <= lost <= U64_MASK else 0
         if end.get("problem"):
-            self.problem = self.problem or f"{self.path}: not all was written: {end['problem']}"
+            why = text_of(end["problem"])
+            self.problem = self.problem or f"{self.path}: not all was written: {why}"
 
     def _json(self, at: int, size: int) -> dict[str, Any]:
         try:
@@ -292,6 +301,12 @@ def merged(
     # Neither tuples nor records of one stream are ever compared beyond its number.
     for _, number, record in heapq.merge(*map(of, streams), key=lambda each: each[:2]):
         yield by_number[number], record
+
+
+def text_of(value: object) -> str:
+    """What a file says, as text that stays on its line."""
+    text = value if isinstance(value, str) else repr(value)
+    return "".join(c if c.isprintable() else "?" for c in text)[:_MAX_TEXT]
 
 
 def _size(path: Path, file: int) -> int:

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pvpmu.recording.format import Kind, Record
-from pvpmu.recording.reader import LOST, Stream
+from pvpmu.recording.reader import LOST, Stream, text_of
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import EVENTS
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control
-from pvpmu.shared.units import Ns
+from pvpmu.shared.units import U64_MASK, Ns
 
 _SAMPLE, _MARK, _START = int(Kind.SAMPLE), int(Kind.MARK), int(Control.START)
 _MAX_NAME = 15
@@ -54,7 +54,7 @@ def guest_events(guests: Sequence[Stream]) -> list[GuestEvent]:
 
 def program_of(stream: Stream) -> str:
     """The name of the program that ran in the guest: its scenario's."""
-    return str(stream.meta.get("scenario") or "guest")[:_MAX_NAME]
+    return text_of(stream.meta.get("scenario") or "guest")[:_MAX_NAME]
 
 
 def phases_of(stream: Stream) -> int:
@@ -78,7 +78,7 @@ def _clocked(stream: Stream, *, everything: bool) -> Iterator[tuple[Ns, int, Rec
     for record in stream.records() if everything else stream.window():
         if record.kind == _MARK and record.code == _START:
             base = last
-        last = max(base + record.now, last)
+        last = min(max(base + record.now, last), U64_MASK)
         if record.kind in (_SAMPLE, LOST):
             yield last, stream.number, record
 
@@ -87,7 +87,7 @@ def _events_of(stream: Stream) -> list[GuestEvent]:
     try:
         events = [
             GuestEvent(
-                str(event["name"]),
+                text_of(event["name"]),
                 int(event["kind"]),
                 int(event.get("modes", MODE_USER | MODE_KERNEL)),
                 int(event.get("frequency", 0)),
@@ -99,4 +99,6 @@ def _events_of(stream: Stream) -> list[GuestEvent]:
         raise UsageError("damaged metadata: an event of the guest's is none") from None
     if not all(0 <= event.kind < len(EVENTS) for event in events):
         raise UsageError("damaged metadata: an event of the guest's is of no known kind")
+    if not all(0 <= per <= U64_MASK for event in events for per in (event.frequency, event.period)):
+        raise UsageError("damaged metadata: an event of the guest's has no possible period")
     return events
