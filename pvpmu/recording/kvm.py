@@ -62,11 +62,16 @@ def kvm_events(
 ) -> Iterator[tuple[Ns, Stream, KvmEvent]]:
     """Wall time, stream and event, of what happens on the host's side.
 
-    A measured window begins with the entry after its mark: that the vCPU is in the guest there is
-    what tools know its number from.
+    A stream, and a measured window, begins with an entry: before its first exit the vCPU is in the
+    guest, and perf learns its number from there.
     """
+    begun: set[int] = set()
     for stream, record in records:
         event = _event(record)
+        if stream.number not in begun:
+            begun.add(stream.number)
+            if not isinstance(event, KvmEntry):
+                yield record.wall, stream, KvmEntry(0)
         if event is not None:
             yield record.wall, stream, event
 

@@ -14,7 +14,11 @@ STREAM = Stream(0, "host", 2, {"pid": 4000}, -1)
 
 
 def events(*records: Record) -> list[Any]:
-    return [event for _, _, event in kvm_events((STREAM, record) for record in records)]
+    """What the records become, behind the entry with which a stream begins."""
+    first = record_of((0, 0, 0, head_of(Kind.ENTRY), 0, 0))
+    made = [event for _, _, event in kvm_events((STREAM, r) for r in (first, *records))]
+    assert made[0] == KvmEntry(0)
+    return made[1:]
 
 
 def record(kind: int, code: int = 0, flags: int = 0, detail: int = 0, a: int = 0) -> Record:
@@ -42,6 +46,13 @@ def test_what_an_nmi_and_a_vector_look_like() -> None:
         record(Kind.ENTRY, 0, INJECT_NMI),
         record(Kind.ENTRY, 0, INJECT_IRQ, 0x51),
     ) == [KvmExit(0, 0x8000_0202), KvmEntry(0x8000_0202), KvmEntry(0x8000_0051)]
+
+
+def test_a_stream_begins_with_an_entry_whatever_its_first_record_is() -> None:
+    for first in (record(Kind.EXIT, 10), record(Kind.PMI), record(Kind.MARK, Control.START)):
+        made = [(wall, event) for wall, _, event in kvm_events([(STREAM, first)])]
+        assert made[0] == (1, KvmEntry(0))
+        assert [event for _, event in made[1:]] == [KvmExit(10, 0)] * (first.kind == Kind.EXIT)
 
 
 def test_a_window_begins_with_an_entry() -> None:

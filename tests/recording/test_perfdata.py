@@ -134,7 +134,8 @@ def test_losses_are_records_of_their_own() -> None:
     stream = Stream(0, "host", 0, {"pid": 7}, -1)
     write_kvm(out, [(stream, Record(1, 0, 0, LOST, 0, 0, 0, 12, 0))], [stream], "")
     _, kinds, _ = parts(out.getvalue())
-    assert kinds == {"COMM": 1, "LOST": 1, "FINISHED_ROUND": 1}
+    # The sample is the entry with which a stream begins.
+    assert kinds == {"COMM": 1, "SAMPLE": 1, "LOST": 1, "FINISHED_ROUND": 1}
 
 
 def test_samples_come_with_their_task_and_its_code(page_run: Any, tmp_path: Path) -> None:
