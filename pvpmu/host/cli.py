@@ -5,17 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable
 
 from pvpmu.host.linuxvcpu import PERFS, check_perf
 from pvpmu.host.server import HostConfig, serve
-from pvpmu.recording.file import Outcome
+from pvpmu.recording.file import Outcome, RecordingFile
 from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.memory import checked_vm_name
-from pvpmu.shared.process import PINS, CommandParser, integer, run_command, seconds, vcpu_count
+from pvpmu.shared.process import (
+    PINS,
+    CommandParser,
+    at_least_one,
+    integer,
+    run_command,
+    seconds,
+    vcpu_count,
+)
 from pvpmu.shared.profile import PROFILES, profile_named
 from pvpmu.shared.viewprocess import live_view
 
@@ -127,6 +136,14 @@ def _parser() -> CommandParser:
         help="count calls of the model, or make each on an event of the kernel's as well, and time "
         "it (%(default)s)",
     )
+    parser.add_argument(
+        "--vm",
+        action="store_true",
+        help="launch a real VM (KVM) and serve it until interrupted: no guest is waited for",
+    )
+    parser.add_argument(
+        "--pmis", type=at_least_one, metavar="N", help="with --vm: end after so many on each vCPU"
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -163,9 +180,40 @@ def run(argv: list[str]) -> int:
         say(f"{config.name}: {outcome.written:,} records in {outcome.path}")
         warn("pvpmu-host", outcome)
 
+    serve_it = _vm_server(config, args) if args.vm else serve
     with live_view([config.name], config.wait_s) if args.live else contextlib.nullcontext():
-        serve(config, say, recorded)
+        serve_it(config, say, recorded)
     return 0
+
+
+def _vm_server(config: HostConfig, args: argparse.Namespace) -> Callable[..., None]:
+    """Serves a VM that is launched here."""
+    from pvpmu.vm.serve import serve_vm  # noqa: PLC0415
+    from pvpmu.vm.session import VmConfig  # noqa: PLC0415
+
+    if config.test_port:
+        raise UsageError("--test-port: not with --vm, whose guest has no kit in it")
+
+    def make(user: bool, recording: RecordingFile | None) -> VmConfig:
+        return VmConfig(
+            design=config.design,
+            cpuid=config.cpuid,
+            profile=config.profile,
+            user=user,
+            vcpus=config.vcpus,
+            name=config.name,
+            pin=config.pin,
+            load=config.load,
+            perf=args.perf,
+            recording=recording,
+        )
+
+    def serve_real(
+        config: HostConfig, say: Callable[[str], None], recorded: Callable[[Outcome], None]
+    ) -> None:
+        serve_vm(make, args.pmis, say, config.record, recorded)
+
+    return serve_real
 
 
 def _load(args: argparse.Namespace) -> HostLoad:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pvpmu.host.linuxvcpu import LinuxVcpu
@@ -43,6 +43,7 @@ class VmCpu:
     ``memory``, ``slots``: both segments' windows; ``host``: the vCPU's half there. ``user``: the
     program runs at CPL 3. ``limit_s``: how long one command may take. ``real_perf``: the host's
     events are the kernel's, and interrupt VM-entries. ``pages``: see :class:`MemoryMap`.
+    ``serve``: what handles an exit, if not the host's half alone.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class VmCpu:
         user: bool,
         limit_s: float,
         pages: int = 0,
+        serve: Callable[[], object] | None = None,
     ) -> None:
         program = build.program()
         self.real_perf = isinstance(host, LinuxVcpu)
@@ -68,7 +70,8 @@ class VmCpu:
         leaves = {leaf: host.leaf(leaf) for leaf in _LEAVES}
         where = MemoryMap(vcpus, len(program), pages)
         self.machine = Machine(memory, slots, where, number, program, leaves, user=user)
-        self.loop = Loop(self.machine, slot, host.serve)
+        self.serve = serve or host.serve
+        self.loop = Loop(self.machine, slot, self.serve)
         self.loop.on_signal = self._interrupted
         if self.real_perf:
             # It is pending until somebody takes it, so that none comes between a look and an entry.

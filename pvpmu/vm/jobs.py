@@ -137,7 +137,7 @@ class PmiJob:
             cpu.command(Command.PMIS, flags, self.pmis)
         finally:
             ns = time.perf_counter_ns() - start
-            loop.serve = host.serve
+            loop.serve = cpu.serve
             told = kernel.end()
         exits = exit_names(loop.by_reason)
         logged = cpu.logged_pairs()
@@ -244,7 +244,7 @@ class BlockedJob:
         cpu.prepare(four_events(self.period), loops=_MOST_LOOPS)
         cpu.command(Command.SCHED_IN, value=1)
         found: list[tuple[bool, bool]] = []
-        serve = cpu.host.serve
+        serve = cpu.serve
 
         def look() -> None:
             told = bool(cpu.slot[REQUEST] & NMI_BLOCKED)

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from pvpmu.host.linuxvcpu import refuse_for_linux
+from pvpmu.host.liveview import VmLive
 from pvpmu.recording.file import RecordingFile
-from pvpmu.shared import memory
+from pvpmu.shared import liveview, memory
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import ResourceError, UsageError
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.process import place
+from pvpmu.shared.profile import Profile
 from pvpmu.shared.workers import Worker, workers
 from pvpmu.vm import build, kvm
 from pvpmu.vm.jobs import Job
@@ -38,8 +40,9 @@ class VmConfig:
     """A real VM. ``name``: its name in ``/dev/shm``; ``pin``: see PINS.
 
     ``user``: its program runs at CPL 3. ``limit_s``: how long the guest may take for one command.
-    ``perf``: whose events the host's are. ``recording``: what the host's half is recorded to, with
-    the model's events only; it is closed with the VM.
+    ``profile``: where sources disagree, else the design's. ``perf``: whose events the host's are.
+    ``recording``: what the host's half is recorded to, with the model's events only; it is closed
+    with the VM.
     """
 
     design: Design
@@ -51,6 +54,7 @@ class VmConfig:
     load: HostLoad = NO_LOAD
     limit_s: float = LIMIT_S
     perf: Perf = "model"
+    profile: Profile | None = None
     recording: RecordingFile | None = None
 
 
@@ -93,6 +97,17 @@ def refuse_impossible(design: Design) -> None:
 
 
 @contextlib.contextmanager
+def _published(config: VmConfig) -> Iterator[VmLive]:
+    """What the live view sees of the VM: as much as of a host of processes."""
+    name = memory.segment_name(config.name, liveview.HOST_SIDE)
+    with Segment.create(name, liveview.host_bytes(config.vcpus)) as segment:
+        liveview.begin_host(
+            segment.words, vcpus=config.vcpus, design=config.design.name, wants=False
+        )
+        yield VmLive(segment.name, segment.words)
+
+
+@contextlib.contextmanager
 def open_session(config: VmConfig) -> Iterator[VmSession]:
     """Make a VM; everything of it is gone on leaving.
 
@@ -112,6 +127,8 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
     with (
         Segment.create(names[0], where.slots_bytes) as slots,
         Segment.create(names[1], where.memory_bytes) as guest,
+        _published(config) as live,
+        live.serving(os.getpid(), config.vcpus),
     ):
         boots = [
             VmBoot(
@@ -124,12 +141,13 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
                 slots_bytes=where.slots_bytes,
                 design=config.design,
                 cpuid=config.cpuid,
-                profile=config.design.profile,
+                profile=config.profile or config.design.profile,
                 load=config.load,
                 user=config.user,
                 limit_s=config.limit_s,
                 perf=config.perf,
                 ring=recording.stream("host", number) if recording is not None else None,
+                live=live.name,
             )
             for number, cpus in enumerate(place(config.pin, config.vcpus))
         ]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pvpmu.host.linuxvcpu import LinuxVcpu
+from pvpmu.host.liveview import HostLive, publishing
 from pvpmu.host.traced import TracedVcpu
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.recording.file import RingFile
 from pvpmu.recording.tracer import Tracer
+from pvpmu.shared import liveview
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.exits import SLOT_SIZE
@@ -34,7 +37,8 @@ class VmBoot:
     ``memory``, ``slots``: names of the segments, with their sizes without header. ``cpu``: where it
     runs, -1 for anywhere. ``user``: the program runs at CPL 3. ``limit_s``: of one command.
     ``perf``: the host's events are the "model"'s, or the kernel's ("linux"), on this thread.
-    ``ring``: the inherited ring that the host's half is recorded to.
+    ``ring``: the inherited ring that the host's half is recorded to. ``live``: the segment in which
+    it publishes, empty for none.
     """
 
     number: int
@@ -52,6 +56,7 @@ class VmBoot:
     limit_s: float
     perf: str = "model"
     ring: RingFile | None = None
+    live: str = ""
 
 
 def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
@@ -62,6 +67,11 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
     slot = slots.words[boot.number * words : (boot.number + 1) * words]
     pin_to(boot.cpu)
     host = _host(boot, slot, memory.words)
+    serve: Callable[[], object] = host.serve
+    if boot.live:
+        published = Segment.attach(boot.live, liveview.host_bytes(boot.vcpus))
+        area = published.words[liveview.host_area(boot.number)]
+        serve = publishing(host, slot, HostLive(area))
     signal.signal(signal.SIGALRM, _tick)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
     cpu = VmCpu(
@@ -73,6 +83,7 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
         number=boot.number,
         user=boot.user,
         limit_s=boot.limit_s,
+        serve=serve,
     )
     pipe.send(True)
     while True:
