@@ -118,8 +118,8 @@ def run(argv: list[str]) -> int:
         meta = {"vm": name, "runs": args.runs, **described(scenario, args.seed)}
         recording = record.open(meta)
     with (
-        live_view([name], args.wait) if args.live else contextlib.nullcontext(),
         _warned(recording),
+        live_view([name], args.wait) if args.live else contextlib.nullcontext(),
         open_session(
             name,
             args.vcpus or scenario.vcpus,

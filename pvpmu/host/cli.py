@@ -173,16 +173,22 @@ def run(argv: list[str]) -> int:
         perf=args.perf,
     )
     check_perf(config.perf, [design], recorded=config.record is not None)
-    # The view says what happens, and has the terminal.
-    say = _quiet if args.quiet or args.live else _say
 
-    def recorded(outcome: Outcome) -> None:
-        say(f"{config.name}: {outcome.written:,} records in {outcome.path}")
-        warn("pvpmu-host", outcome)
+    def say(line: str) -> None:
+        # The view says what happens as long as it has the terminal.
+        if not (args.quiet or shown()):
+            _say(line)
 
     serve_it = _vm_server(config, args) if args.vm else serve
-    with live_view([config.name], config.wait_s) if args.live else contextlib.nullcontext():
-        serve_it(config, say, recorded)
+    outcomes: list[Outcome] = []
+    view = live_view([config.name], config.wait_s) if args.live else contextlib.nullcontext(_never)
+    try:
+        with view as shown:
+            serve_it(config, say, outcomes.append)
+    finally:
+        for outcome in outcomes:
+            say(f"{config.name}: {outcome.written:,} records in {outcome.path}")
+            warn("pvpmu-host", outcome)
     return 0
 
 
@@ -234,8 +240,8 @@ def _say(line: str) -> None:
     print(f"pvpmu-host: {line}", flush=True)
 
 
-def _quiet(_: str) -> None:
-    return None
+def _never() -> bool:
+    return False
 
 
 if __name__ == "__main__":

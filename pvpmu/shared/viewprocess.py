@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pvpmu.shared.errors import PvpmuError, ResourceError
 from pvpmu.shared.workers import python_command, python_environment
@@ -18,8 +18,10 @@ _END_S = 5
 
 
 @contextlib.contextmanager
-def live_view(names: Sequence[str], wait_s: float) -> Iterator[None]:
+def live_view(names: Sequence[str], wait_s: float) -> Iterator[Callable[[], bool]]:
     """Look at these VMs, whose hosts may come up to ``wait_s`` later, until the user has enough.
+
+    Yields what tells whether the view still has the terminal.
 
     On a terminal the view stays when its hosts have ended, and so does the caller on leaving; also
     after an error of this project, whose last numbers may say why. Elsewhere it prints lines, on
@@ -35,7 +37,7 @@ def live_view(names: Sequence[str], wait_s: float) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(f"the view cannot start: {error.strerror}") from None
     try:
-        yield
+        yield lambda: process.poll() is None
     except PvpmuError:
         process.wait()
         raise

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from pvpmu.cli import main
+from pvpmu.console import cli
 from pvpmu.shared import liveview
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, State, Status
@@ -264,6 +266,27 @@ def test_what_runs_is_listed(publish: Any) -> None:
     assert done.returncode == 0
     assert one.name in done.stdout
     assert "pvpmu top NAME" in done.stdout
+
+
+def test_without_a_name_the_only_host_is_watched(
+    publish: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publish()
+    fill(published)
+    monkeypatch.setattr(cli, "running", lambda: [published.name])
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    assert main(["top", "--once", "-s", "0.1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{published.name}: design page, guest 4711")
+
+
+def test_where_no_host_runs_that_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "running", list)
+    assert main(["top"]) == 2
+    assert capsys.readouterr().err == "pvpmu: error: no host is running: start pvpmu-host\n"
+    assert main(["top", "--list"]) == 0
+    assert capsys.readouterr().out == "no host is running\n"
 
 
 def test_histograms_and_the_screen_are_written_at_the_end(publish: Any, tmp_path: Path) -> None:
