@@ -9,13 +9,14 @@ import shutil
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pvpmu.cli import main
+from pvpmu.guest.scenario import load_scenario
 from pvpmu.recording.format import Record
 from pvpmu.recording.perfdata import write_kvm, write_samples
 from pvpmu.recording.reader import LOST, Stream, merged
@@ -238,3 +239,33 @@ def test_perf_reads_the_header(page_run: Any, tmp_path: Path) -> None:
     assert "# cmdline : pvpmu trace export run" in header
     assert "# nrcpus online : 2" in header
     assert re.search(r"name = kvm:kvm_exit", header)
+
+
+@needs_perf
+def test_perf_kvm_stat_of_the_script_shows_the_counts_of_the_2021_mail(
+    make_recording: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = make_recording(tmp_path / "run", "trap", scenario=load_scenario("br_instr-trace"))
+    path = kvm_file(run, tmp_path / "perf.data")
+    # Two more writes of GLOBAL_CTRL than in the mail: handlers entered with the PMU disabled.
+    assert kvm_stat(path, "msr") == {
+        "0x38f:W": 15_824,
+        "0x38e:R": 14_558,
+        "0x834:W": 7_315,
+        "0x390:W": 7_250,
+        "0x4c1:W": 2_922,
+        "0x309:W": 2_912,
+        "0x30a:W": 2_904,
+        "0x38d:R": 2_390,
+        "0x38d:W": 2_390,
+        "0x186:W": 1_195,
+        "0x187:W": 1_195,
+        "0x4c2:W": 976,
+    }
+    assert kvm_stat(path, "vmexit") == {
+        "MSR_WRITE": 44_883,
+        "MSR_READ": 16_948,
+        "RDPMC": 9_710,
+        "EXCEPTION_NMI": 7_250,
+        "NMI_WINDOW": 58,
+    }
