@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ class Recording:
         self.problem = ""
         self._open_streams: list[Stream] | None = None
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
         try:
@@ -310,9 +311,12 @@ def text_of(value: object) -> str:
 
 
 def _size(path: Path, file: int) -> int:
-    size = os.fstat(file).st_size
-    if path.is_dir():
+    status = os.fstat(file)
+    if stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{path}: is a folder, expected a recording")
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: is no file: a recording cannot be read from a pipe or a device")
+    size = status.st_size
     if not size:
         raise UsageError(f"{path}: no recording: an empty file")
     return size

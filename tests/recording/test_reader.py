@@ -124,6 +124,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         Recording(tmp_path / "none")
     with pytest.raises(UsageError, match="is a folder"):
         Recording(tmp_path)
+    with pytest.raises(UsageError, match="cannot be read from a pipe or a device"):
+        Recording(Path("/dev/zero"))
 
 
 def test_losses_up_to_the_end_are_told(tmp_path: Path) -> None:
