@@ -147,7 +147,7 @@ def _floors(result: Json) -> Iterator[str]:
     floors = result["floors"]
     parts = [
         f"{name.replace('_', ' ')} {floors[name]['p50']:,.1f}"
-        for name in ("empty_exit", "gate", "page_word", "stamps")
+        for name in ("empty_exit", "msr_exit", "gate", "page_word", "stamps")
     ]
     yield f"floors, TSC cycles p50: {', '.join(parts)}"
     groups = result["event_group_ns"]

@@ -1,7 +1,8 @@
 """A cost model of this machine, as the text of a file. Pure.
 
-Measured is what exists here: an exit, which is a hand-over to the host on the same CPU and its
-answer. There is no kernel behind it, so that perf calls and the guest's work are carried over.
+Measured is what exists here. An exit is a hand-over to the host on the same CPU and its answer; on
+a real VM it is an MSR access that a table answers, and perf calls are the kernel's. The rest is
+carried over.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pvpmu.cost.file import Range
 from pvpmu.cost.model import CostModel
@@ -18,8 +20,43 @@ from pvpmu.shared.registers import BY_ADDRESS, GLOBAL_STATUS
 
 MEASURED = "exit_ns"
 CARRIED = ("call_ns", "redundant_call_ns", "guest_ns", "pmu_switch_ns")
+_HANDOVER = (
+    "# Measured on this machine: {names}. It is a hand-over between two processes on one",
+    "# CPU and the answer of a host in Python, not an exit of a real VM.",
+)
+_REAL = (
+    "# Measured on this machine: {names}. The exit is an RDMSR of a real VM's guest,",
+    "# answered from a table in Python; calls are system calls on events of the kernel's.",
+)
 LEAST_ROUNDS = 10
 """Fewer batches have no deciles."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealCosts:
+    """What was measured on a real VM, ns each. ``facts``: more of it, for the environment.
+
+    ``exits``: exits by an MSR access; ``calls``: perf calls on an event that runs, and
+    ``redundant_calls`` on one that is paused, both empty where perf has no events.
+    """
+
+    exits: Sequence[float]
+    calls: Sequence[float]
+    redundant_calls: Sequence[float]
+    facts: Mapping[str, str | int | float]
+
+    @property
+    def costs(self) -> dict[str, Range]:
+        """By name of the cost."""
+        found = {MEASURED: _spread(self.exits, _how("exits of a real VM", self.exits))}
+        for name, values in zip(CARRIED, (self.calls, self.redundant_calls), strict=False):
+            if values:
+                found[name] = _spread(values, _how("calls on the kernel's events", values))
+        return found
+
+
+def _how(what: str, values: Sequence[float]) -> str:
+    return f"measured here: p50, p10 and p90 of {len(values)} {what}"
 
 
 def here_file(
@@ -29,19 +66,23 @@ def here_file(
     *,
     date: str,
     batch: int,
+    real: RealCosts | None = None,
 ) -> str:
     """The file's text.
 
     ``carried``: the models that the other costs come from: values are the last one's, ranges those
-    of all. ``batch``: exits in a batch of ``report``. ``date``: when it was measured.
+    of all. ``batch``: exits in a batch of ``report``. ``date``: when it was measured. ``real``: a
+    real VM's costs in the place of the hand-over's, which is among the facts then.
     """
     status = BY_ADDRESS[GLOBAL_STATUS].name
     exits = report.exit[status]
     family = carried[-1].file.family
     source = f"carried over from {carried[-1].name}, range of {family}"
     method = f"p50, p10 and p90 of {len(exits)} batches of {batch} exits that read {status}"
-    costs = {MEASURED: _spread(exits, f"measured here: {method}")}
-    costs |= {name: _carried(name, carried, source) for name in CARRIED}
+    handover = _spread(exits, f"measured here: {method}")
+    measured = {MEASURED: handover} if real is None else real.costs
+    rest = [name for name in CARRIED if name not in measured]
+    costs = measured | {name: _carried(name, carried, source) for name in rest}
     trips = _spread(report.floors[ROUND_TRIP], "")
     facts: dict[str, str | int | float] = {
         "date": date,
@@ -50,11 +91,13 @@ def here_file(
         "bare_round_trip_p10_ns": trips.low,
         "bare_round_trip_p90_ns": trips.high,
     }
+    if real is not None:
+        facts |= {"handover_exit_p50_ns": handover.value, **real.facts}
+    comments = _HANDOVER if real is None else _REAL
     lines = [
         "# Written by `pvpmu calibrate`.",
-        f"# Measured on this machine: {MEASURED}. It is a hand-over between two processes on one",
-        "# CPU and the answer of a host in Python, not an exit of a real VM.",
-        f"# Carried over from {family}, not measured: {', '.join(CARRIED)}.",
+        *(comment.format(names=", ".join(measured)) for comment in comments),
+        f"# Carried over from {family}, not measured: {', '.join(rest)}.",
         "# Locks and placements are in what a call costs; reads without perf are free.",
         f"name = {_text(HERE)}",
         f"summary = {_text(f'this machine: a measured exit, the rest carried over from {family}')}",

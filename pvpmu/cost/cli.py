@@ -11,7 +11,7 @@ from typing import Any
 
 from pvpmu.bench.environment import environment
 from pvpmu.bench.vm import VmConfig, open_vm
-from pvpmu.cost.calibrate import LEAST_ROUNDS, here_file
+from pvpmu.cost.calibrate import LEAST_ROUNDS, RealCosts, here_file
 from pvpmu.cost.file import load_cost_file
 from pvpmu.cost.model import CostModel
 from pvpmu.cost.shelf import (
@@ -30,6 +30,7 @@ from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one
 
 _ROUNDS = 100
+_BOTH_CARRIED = "perf calls and the guest's work"
 _BATCH = 40
 
 
@@ -61,6 +62,13 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
         type=Path,
         metavar="FILE",
         help=f"write there (default: {HERE}.toml in $XDG_DATA_HOME/pvpmu/costs)",
+    )
+    calibrate.add_argument(
+        "--transport",
+        choices=("process", "vm"),
+        default="process",
+        help="what an exit is: a hand-over between processes, or an MSR access of a real VM, with "
+        "perf calls of the kernel's (%(default)s)",
     )
     calibrate.add_argument(
         "--rounds",
@@ -115,7 +123,8 @@ def _calibrate(args: argparse.Namespace) -> int:
         (report,) = vm.run([job])
     date = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     carried = models_named([DEFAULT])
-    text = here_file(report, carried, environment(), date=date, batch=_BATCH)
+    real = _real() if args.transport == "vm" else None
+    text = here_file(report, carried, environment(), date=date, batch=_BATCH, real=real)
     model = CostModel.of(load_cost_file(text, str(target)))
     target.write_text(text, "utf-8")
     exit_cost = model.described()["costs"]["exit_ns"]
@@ -124,9 +133,22 @@ def _calibrate(args: argparse.Namespace) -> int:
         f"exit {exit_cost['value']:,.0f} ns ({exit_cost['low']:,.0f}..{exit_cost['high']:,.0f}), "
         f"bare round trip {facts['bare_round_trip_p50_ns']:,.0f} ns"
     )
-    print(f"carried over from {DEFAULT}, not measured: perf calls and the guest's work")
+    if real is not None:
+        for name in real.costs:
+            found = model.described()["costs"][name]
+            print(f"{name} {found['value']:,.0f} ({found['low']:,.0f}..{found['high']:,.0f})")
+        for fact, value in real.facts.items():
+            print(f"  {fact}: {value}")
+    what = "the guest's work" if real is not None and real.calls else _BOTH_CARRIED
+    print(f"carried over from {DEFAULT}, not measured: {what}")
     print(f"written to {target}")
     return 0
+
+
+def _real() -> RealCosts:
+    from pvpmu.cost.realvm import real_costs  # noqa: PLC0415
+
+    return real_costs()
 
 
 def _prepare(target: Path, *, make_folder: bool) -> None:

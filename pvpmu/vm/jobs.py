@@ -118,15 +118,7 @@ class PmiJob:
         cpu.command(Command.SCHED_IN, value=1)
         cpu.control(Control.START)
         if self.table:
-            loop.serve = TableHost(
-                cpu.slot,
-                cpu.memory,
-                host.cpuid,
-                vcpu=cpu.number,
-                kind=BRANCHES,
-                period=self.period,
-                paged=registered,
-            ).serve
+            loop.serve = _table(cpu, self.period, paged=registered).serve
         flags = layout.RUN_STAMPS if self.stamps else layout.RUN_HANDLERS
         flags |= 0 if cpu.real_perf and not self.table else layout.RUN_RETIRES
         before = box[layout.NMIS]
@@ -186,7 +178,7 @@ class FloorJob:
     times: int = 200
 
     def do(self, cpu: VmCpu) -> dict[str, list[float]]:
-        """By floor: an empty exit, the gate, a page word, a pair of stamps."""
+        """By floor: an empty exit, one by RDMSR, the gate, a page word, a pair of stamps."""
         floors: dict[str, list[float]] = {}
         for name, command in (
             ("stamps", Command.STAMPS),
@@ -195,6 +187,12 @@ class FloorJob:
         ):
             cpu.command(command, value=self.times)
             floors[name] = [float(cycles) for cycles in cpu.spans()]
+        cpu.loop.serve = _table(cpu, 1, paged=False).serve
+        try:
+            cpu.command(Command.MSRS, value=self.times)
+        finally:
+            cpu.loop.serve = cpu.serve
+        floors["msr_exit"] = [float(cycles) for cycles in cpu.spans()]
         cpu.command(Command.WORDS, value=self.times)
         floors["page_word"] = [cycles / layout.WORDS_BATCH for cycles in cpu.spans()]
         return floors
@@ -258,6 +256,27 @@ class BlockedJob:
             cpu.loop.serve = serve
         cpu.command(Command.FINISH)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class TscJob:
+    """The guest's TSC, kHz."""
+
+    def do(self, cpu: VmCpu) -> int:
+        """Ask KVM."""
+        return cpu.machine.tsc_khz
+
+
+def _table(cpu: VmCpu, period: int, *, paged: bool) -> TableHost:
+    return TableHost(
+        cpu.slot,
+        cpu.memory,
+        cpu.host.cpuid,
+        vcpu=cpu.number,
+        kind=BRANCHES,
+        period=period,
+        paged=paged,
+    )
 
 
 class _Kernel:

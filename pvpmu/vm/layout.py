@@ -82,7 +82,9 @@ class Command(enum.IntEnum):
     """Floor: ``value`` pairs of RDTSC with nothing between, each logged."""
     GATES = 24
     """Floor: ``value`` times through the gate and back (at CPL 3), each logged."""
-    FINISH = 25
+    MSRS = 25
+    """Floor: ``value`` exits by RDMSR of GLOBAL_STATUS, each logged."""
+    FINISH = 26
     """Stop the events, read their counts, unregister."""
 
 

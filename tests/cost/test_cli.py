@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import pvpmu.cli
 from pvpmu.cost.file import Range
 from pvpmu.cost.shelf import model_in
+from pvpmu.vm import kvm
 
 from .test_file import PLAIN
 
@@ -85,3 +87,23 @@ def test_a_calibration_is_found_as_here(capsys: Any, own: Path) -> None:
     # The hand-over is part of the exit.
     assert exits.high > float(model.file.environment["bare_round_trip_p10_ns"]) > 0
     assert "measured here: p50" in run(capsys, "cost", "show", "here")
+
+
+@pytest.mark.process
+def test_a_real_vm_is_calibrated_where_there_is_one(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reason = kvm.unusable()
+    if reason is not None:
+        pytest.skip(f"needs a real VM: {reason}")
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("needs a C compiler (cc, gcc, clang)")
+    out = tmp_path / "here.toml"
+    said = run(capsys, "calibrate", "--rounds", "10", "--transport", "vm", "--out", str(out))
+    assert "exit_ns " in said
+    file = model_in(out).file
+    assert isinstance(file.costs.exit_ns, Range)
+    assert file.costs.exit_ns.source.endswith("exits of a real VM")
+    assert float(file.environment["empty_exit_p50_ns"]) > 0
+    assert file.environment["kvm"]

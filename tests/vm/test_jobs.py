@@ -83,7 +83,7 @@ def test_tick_and_task_switch_cost_the_exits_that_the_model_says(
 
 def test_floors_are_measured(open_vm: Open) -> None:
     (floors,) = open_vm("trap").run([FloorJob(20)])
-    assert set(floors) == {"stamps", "gate", "empty_exit", "page_word"}
+    assert set(floors) == {"stamps", "gate", "empty_exit", "msr_exit", "page_word"}
     assert all(len(spans) == 20 for spans in floors.values())
 
 

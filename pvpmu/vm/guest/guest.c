@@ -318,6 +318,8 @@ static void repeat(struct vcpu *v, uint64_t command)
             pvpmu_drv_tick(&v->driver);
         else if (command == VM_COMMAND_EMPTY)
             out(VM_PORT_EMPTY);
+        else if (command == VM_COMMAND_MSRS)
+            pvpmu_trap(&v->seam, PVPMU_EXIT_MSR_READ, PVPMU_MSR_CORE_PERF_GLOBAL_STATUS, 0, NULL);
         else if (command == VM_COMMAND_GATES && v->user)
             gate(VM_GATE_NOTHING, &none[0], &none[1], &none[2], &none[3]);
         else if (command == VM_COMMAND_WORDS)
