@@ -2,7 +2,8 @@
 
 A process for each design, in it three tracks for each vCPU: the guest (handlers, operations of
 perf, accesses, samples), the host (exits, perf calls within them, PMIs) and the page's state. An
-arrow leads from the exit that raised a PMI to the handler that took it.
+arrow leads from the exit that raised a PMI to the handler that took it. Each process begins at 0,
+so that designs that ran one after another stand below each other.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class ChromeTrace:
         self._processes: dict[str, int] = {}
         self._named: set[int] = set()
         self._vcpus: dict[tuple[str, int], _Vcpu] = {}
-        self._first: Ns | None = None
-        self._last: Ns = 0
+        self._first: dict[int, Ns] = {}
+        self._last: dict[int, Ns] = {}
         self._flows = 0
         self._makers: dict[int, Callable[[_Vcpu, Record], Iterator[Event]]] = {
             LOST: self._lost,
@@ -79,10 +80,6 @@ class ChromeTrace:
     def events(self, records: Iterable[tuple[Stream, Record]]) -> Iterator[Event]:
         """Every event; what is open at the end is closed there."""
         for stream, record in records:
-            if self._first is None:
-                # Of what began earlier the record comes when it ended.
-                self._first = record.wall - (record.b if record.kind in _LASTING else 0)
-            self._last = max(self._last, record.wall)
             maker = self._makers.get(record.kind)
             if maker is None:
                 continue
@@ -93,6 +90,10 @@ class ChromeTrace:
                     self._named.add(vcpu.process)
                     title = stream.design or "recording"
                     yield _meta(vcpu.process, 0, "process_name", {"name": title})
+            self._last[vcpu.process] = record.wall
+            # Of what began earlier the record comes when it ended.
+            began = record.wall - (record.b if record.kind in _LASTING else 0)
+            self._first.setdefault(vcpu.process, began)
             yield from maker(vcpu, record)
         for vcpu in self._vcpus.values():
             yield from self._close(vcpu)
@@ -250,20 +251,21 @@ class ChromeTrace:
         }
 
     def _close(self, vcpu: _Vcpu) -> Iterator[Event]:
-        yield from self._end_state(vcpu, self._last)
+        last = self._last[vcpu.process]
+        yield from self._end_state(vcpu, last)
         for track, begun, name in (
             (_Track.HOST, vcpu.exit, "exit that did not end"),
             (_Track.GUEST, vcpu.handler, "NMI handler that did not end"),
         ):
             if begun is not None:
                 arguments = fields(begun)
-                yield from self._slice(vcpu, track, name, "open", begun, self._last, arguments)
+                yield from self._slice(vcpu, track, name, "open", begun, last, arguments)
 
     def _at(self, vcpu: _Vcpu, track: _Track, wall: Ns) -> Event:
         return {
             "pid": vcpu.process,
             "tid": _thread_of(vcpu, track),
-            "ts": (wall - (self._first or 0)) / _NS_PER_US,
+            "ts": (wall - self._first[vcpu.process]) / _NS_PER_US,
         }
 
 

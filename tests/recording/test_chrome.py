@@ -121,6 +121,11 @@ def test_designs_are_processes_side_by_side(both_run: Any) -> None:
         if event["name"] == "process_name"
     }
     assert names == {"trap": 1, "page": 2}
+    for process in names.values():
+        times = [
+            e["ts"] for e in trace_of(both_run)["traceEvents"] if e["pid"] == process and "ts" in e
+        ]
+        assert min(times) == 0
 
 
 def test_a_page_has_a_track_of_states(page_run: Any) -> None:
