@@ -135,7 +135,7 @@ def _latencies(model: Model, view: View, width: int, letters: str, *, tall: bool
         shape = _Shape.of(rows, label, width, letters, 3 if tall else 1)
         head = "".join(f" {name:>{_NUMBERS}}" for name in shape.titles)
         lines.append(
-            Line(f"{'latency':<{label}} {shape.axis.ticks()}{head} p50, last 60 s", _HEADER)
+            Line(f"{'latency':<{label}} {shape.axis.ticks()}{head} {shape.trend_title}", _HEADER)
         )
         for row in rows:
             lines += _latency(row, cut(f"{names[row.vm]}{row.kind}", label), shape)
@@ -156,6 +156,12 @@ class _Shape:
     titles: Sequence[str]
     letters: str
     height: int
+
+    @property
+    def trend_title(self) -> str:
+        """What the sparklines are of, as far as there is room."""
+        long = f"p50, last {HISTORY_S:g} s"
+        return long if len(long) <= self.spark else f"p50, {HISTORY_S:g} s"
 
     @classmethod
     def of(
