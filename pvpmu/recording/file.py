@@ -15,6 +15,7 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import stat
 import threading
 import time
@@ -40,6 +41,7 @@ from pvpmu.shared.errors import ResourceError, UsageError
 RING_RECORDS = 1 << 17
 """Records of a ring: 6 MiB, a third of a second of the fastest transport."""
 _POLL_S = 0.01
+_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,17 @@ class _Stream:
     def __init__(self, side: str, vcpu: int, records: int) -> None:
         self.side, self.vcpu = side, vcpu
         size = ring_bytes(records)
+        available = _available_bytes()
+        if size > available // 2:
+            raise ResourceError(
+                f"a ring of {size:,} bytes for {side} vCPU {vcpu}: {available:,} bytes of memory "
+                "are available, of which it may take half (--record-buffer)"
+            )
         handle = os.memfd_create(f"pvpmu-{side}-{vcpu}")
         self.ring = RingFile(handle, size)
         try:
-            # Memory that cannot be had must fail here, not as SIGBUS at the first record.
+            # Memory that cannot be had must fail here, not as SIGBUS at the first record. Nor may
+            # it be taken from others: where there is too little the kernel kills some process.
             os.posix_fallocate(handle, 0, size)
             self._memory = mmap.mmap(handle, size)
         except OSError as error:
@@ -240,6 +249,16 @@ def append_recording(path: Path, part: Path) -> None:
 def ring_records(mebibytes: int) -> int:
     """How many records a ring of so much memory holds."""
     return (mebibytes << 20) // RECORD_BYTES
+
+
+def _available_bytes() -> int:
+    """Memory that can be had without swapping, as the kernel reckons; endless if it does not."""
+    try:
+        text = _MEMINFO.read_text("ascii")
+    except OSError:
+        return 1 << 62
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) << 10 if found is not None else 1 << 62
 
 
 def _open(path: Path, *, append: bool) -> int:

@@ -13,7 +13,7 @@ from pvpmu.recording.format import RECORD_BYTES
 from pvpmu.shared.process import at_least_one, writable
 
 _MIB = 1 << 20
-_MAX_MIB = 1 << 16
+_MAX_MIB = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pvpmu.recording import file
 from pvpmu.recording.file import RecordingFile, append_recording
 from pvpmu.recording.format import Kind, head_of
 from pvpmu.recording.reader import LOST, Recording
 from pvpmu.recording.ring import RingWriter
-from pvpmu.shared.errors import UsageError
+from pvpmu.shared.errors import ResourceError, UsageError
 
 MARK = head_of(Kind.MARK, 9)
 
@@ -148,6 +149,35 @@ def test_a_file_that_somebody_records_to_is_refused(tmp_path: Path) -> None:
     first = RecordingFile(path, {})
     with first, pytest.raises(UsageError, match="somebody else records to it"):
         RecordingFile(path, {})
+
+
+def test_a_ring_takes_no_memory_that_others_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  9999 kB\nMemAvailable:     100 kB\n")
+    monkeypatch.setattr(file, "_MEMINFO", meminfo)
+    recording = RecordingFile(tmp_path / "run", {}, records=960)
+    ring = recording.stream("host", 0)
+    with pytest.raises(ResourceError, match=r"102,400 bytes of memory are available"):
+        RecordingFile(tmp_path / "other", {}, records=1000).stream("host", 3)
+    with recording:
+        put(ring.attach(), 1)
+    assert walls(tmp_path / "run") == [[1]]
+
+
+@pytest.mark.parametrize("text", ["", "MemFree: 1 kB\n"])
+def test_where_nobody_says_how_much_memory_there_is_rings_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    if text:
+        meminfo.write_text(text)
+    monkeypatch.setattr(file, "_MEMINFO", meminfo)
+    recording = RecordingFile(tmp_path / "run", {})
+    recording.stream("host", 0)
+    with recording:
+        pass
 
 
 @pytest.mark.parametrize("name", ["", "missing/run"])

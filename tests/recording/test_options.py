@@ -28,7 +28,7 @@ def test_the_buffer_is_given_in_mebibytes(tmp_path: Path) -> None:
     assert parsed("--record", str(file), "--record-buffer", "1") == RecordTo(file, (1 << 20) // 48)
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "x", "65537"])
+@pytest.mark.parametrize("size", ["0", "-1", "x", "1025"])
 def test_a_buffer_of_no_size_is_refused(tmp_path: Path, size: str) -> None:
     with pytest.raises(UsageError):
         parsed("--record", str(tmp_path / "run"), "--record-buffer", size)
