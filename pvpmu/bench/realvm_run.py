@@ -17,11 +17,11 @@ from pvpmu.recording.options import record_to
 from pvpmu.shared.design import ALL, Design, designs_named
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
+from pvpmu.vm.serve import PERIODS
 from pvpmu.vm.session import refuse_impossible, why_not
 
 TRANSPORT = "vm"
 _TURNS = 5
-_PERIODS = {"model": 600, "linux": 2_000_000}
 _MEANINGLESS = {
     "scenario": "br_instr",
     "driver": None,
@@ -47,8 +47,8 @@ def add_real_options(bench: argparse.ArgumentParser) -> None:
         "--period",
         type=at_least_one,
         metavar="N",
-        help=f"branches from one PMI to the next ({_PERIODS['model']}); with --perf linux cycles, "
-        f"which are ns where there is no PMU ({_PERIODS['linux']:,})",
+        help=f"branches from one PMI to the next ({PERIODS['model']}); with --perf linux cycles, "
+        f"which are ns where there is no PMU ({PERIODS['linux']:,})",
     )
     group.add_argument(
         "--cpl",
@@ -80,7 +80,7 @@ def bench_real(args: argparse.Namespace) -> int:
     config = RealConfig(
         designs=designs,
         pmis=args.pmis * args.runs,
-        period=args.period or _PERIODS[args.perf],
+        period=args.period or PERIODS[args.perf],
         perf=args.perf,
         turns=_TURNS * args.runs,
         cpl=args.cpl,

@@ -27,22 +27,29 @@ def print_real(result: Json, console: Console, fit: int | None = None) -> None:
         **_AS_IS,
     )
     names = [design["name"] for design in result["designs"]]
-    for title, rows in _sections(result):
+    for title, rows in real_sections(result):
         console.print()
         for part in fitted(title, names, [[label, *map(cell, result["designs"])]
                                           for label, cell in rows], fit):  # fmt: skip
             console.print(part)
     console.print()
-    for line in (*_floors(result), *_ratios(result), *_scaling(result), *_ends(result)):
+    for line in (
+        *floor_lines(result),
+        *ratio_lines(result),
+        *scaling_lines(result),
+        *_ends(result),
+    ):
         console.print(line, **_AS_IS)
 
 
 _AS_IS: Any = {"highlight": False, "soft_wrap": True, "markup": False}
-_Row = tuple[str, Callable[[Json], str]]
-_SAMPLES: _Row = ("samples", lambda design: f"{design['samples']:,}")
+Row = tuple[str, Callable[[Json], str]]
+"""Label, and what a design's cell says."""
+_SAMPLES: Row = ("samples", lambda design: f"{design['samples']:,}")
 
 
-def _sections(result: Json) -> Iterator[tuple[str, list[_Row]]]:
+def real_sections(result: Json) -> Iterator[tuple[str, list[Row]]]:
+    """Title, and rows of label and cell, of each table."""
     yield (
         "VM-exits to the loop",
         [
@@ -143,7 +150,8 @@ def _access(access: str, register: str) -> Callable[[Json], str]:
     return cell
 
 
-def _floors(result: Json) -> Iterator[str]:
+def floor_lines(result: Json) -> Iterator[str]:
+    """What everything else stands on."""
     floors = result["floors"]
     parts = [
         f"{name.replace('_', ' ')} {floors[name]['p50']:,.1f}"
@@ -158,7 +166,8 @@ def _floors(result: Json) -> Iterator[str]:
         )
 
 
-def _ratios(result: Json) -> Iterator[str]:
+def ratio_lines(result: Json) -> Iterator[str]:
+    """Handlers of the baseline by those of each other design."""
     for ratio in result["ratios"]:
         models = ", ".join(f"{value:.2f} by {name}" for name, value in ratio["models"].items())
         yield (
@@ -173,7 +182,8 @@ def _interval(found: Json | None) -> str:
     return f"{found['value']:.2f} ({found['low']:.2f}..{found['high']:.2f})"
 
 
-def _scaling(result: Json) -> Iterator[str]:
+def scaling_lines(result: Json) -> Iterator[str]:
+    """One vCPU and two at once, where there are two CPUs."""
     scaling = result["scaling"]
     if scaling is not None:
         yield (

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pvpmu.bench.measure import BenchConfig, Progress
+from pvpmu.bench.realvm import DEFAULT_DESIGNS, LINUX_DESIGNS, RealConfig, measure_real
+from pvpmu.bench.realvm_document import real_document
 from pvpmu.bench.vm import VmConfig, open_vm
+from pvpmu.cost.shelf import models_named
 from pvpmu.guest.machine import RunJob
 from pvpmu.guest.scenario import load_scenario, run_seed
 from pvpmu.report.plan import LONGEST_US, STAND_IN, Asked, sweeps
+from pvpmu.shared.design import designs_named
+from pvpmu.shared.errors import ResourceError
 from pvpmu.shared.histogram import Histogram
 from pvpmu.sweep.engine import Engine, open_engine
 from pvpmu.sweep.grid import Axes
@@ -23,9 +28,13 @@ from pvpmu.sweep.request import command_of, make_grid
 from pvpmu.sweep.row import columns
 from pvpmu.sweep.run import run_sweep
 from pvpmu.sweep.store import open_file
+from pvpmu.vm.serve import PERIODS
+from pvpmu.vm.session import Perf
 
 Json = dict[str, Any]
 SCHEMA = "pvpmu-report/1"
+_PMIS = 1000
+"""Of each design on a real VM."""
 TURNS = 5
 """Passes of each design and number of vCPUs."""
 
@@ -35,6 +44,8 @@ def gather(
 ) -> Json:
     """Everything that the pages say, as plain values; CSV files of the sweeps go to ``folder``."""
     by_vcpus = handlers_by_vcpus(config, progress)
+    # Inline everything is this one process, and quick.
+    vm = None if config.transport == "inline" else on_a_real_vm(asked.costs, progress)
     found = {}
     jobs = len(os.sched_getaffinity(0))
     with open_engine("local", jobs=jobs, scheduler="") as engine:
@@ -46,7 +57,28 @@ def gather(
         "bench": bench,
         "sweeps": found,
         "vcpus": by_vcpus,
+        "real_vm": vm,
     }
+
+
+def on_a_real_vm(costs: Sequence[str], progress: Progress) -> dict[str, Json] | str:
+    """Documents by whose perf the host's is; the reason where no real VM can be had here."""
+    found: dict[str, Json] = {}
+    designs: dict[Perf, Sequence[str]] = {"model": DEFAULT_DESIGNS, "linux": LINUX_DESIGNS}
+    try:
+        for perf, names in designs.items():
+            config = RealConfig(
+                designs=designs_named(names),
+                pmis=_PMIS,
+                period=PERIODS[perf],
+                turns=TURNS,
+                perf=perf,
+            )
+            measured = measure_real(config, progress)
+            found[perf] = real_document(config, measured, models_named(costs))
+    except ResourceError as error:
+        return found or str(error)
+    return found
 
 
 def swept(name: str, axes: Axes, folder: Path, engine: Engine, progress: Progress) -> Json:

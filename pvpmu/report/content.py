@@ -11,6 +11,7 @@ from pvpmu.report.choices import choices
 from pvpmu.report.common import Json, design_of, ends, paired
 from pvpmu.report.curves import curve, sensitivity, vcpus
 from pvpmu.report.page import Block, Commands, Figure, Items, Page, Section, Table, Text
+from pvpmu.report.realvm import real_vm
 from pvpmu.report.timing import handlers
 
 _OPERATIONS = (
@@ -49,6 +50,7 @@ def page_of(evidence: Json) -> Page:
             evidence, "frequency", "frequency", "Sampling frequency", "Hz, each event", x_log=True
         ),
         vcpus(evidence),
+        real_vm(evidence),
         sensitivity(bench),
         _accuracy(bench),
         _other_tables(bench),
