@@ -86,6 +86,11 @@ def record(
         with open_vm(own, config.transport) as vm:
             run(vm)
         return _joined(recording.outcome, part)
+    except BaseException:
+        # Whoever ends a run early wants to see what it did.
+        with suppress(OSError):
+            append_recording(record_to.path, part.path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             part.path.unlink()

@@ -83,12 +83,6 @@ class _Stream:
     def __init__(self, side: str, vcpu: int, records: int) -> None:
         self.side, self.vcpu = side, vcpu
         size = ring_bytes(records)
-        available = _available_bytes()
-        if size > available // 2:
-            raise ResourceError(
-                f"a ring of {size:,} bytes for {side} vCPU {vcpu}: {available:,} bytes of memory "
-                "are available, of which it may take half (--record-buffer)"
-            )
         handle = os.memfd_create(f"pvpmu-{side}-{vcpu}")
         self.ring = RingFile(handle, size)
         try:
@@ -150,6 +144,14 @@ class RecordingFile:
 
     def stream(self, side: str, vcpu: int) -> RingFile:
         """A new ring, for ``side`` ("host" or "guest") of a vCPU."""
+        size = ring_bytes(self._records)
+        taken = sum(stream.ring.size for stream in self._streams)
+        available = _available_bytes() + taken
+        if taken + size > available // 2:
+            raise ResourceError(
+                f"rings of {taken + size:,} bytes, up to {side} vCPU {vcpu}: {available:,} bytes "
+                "of memory are available, of which they may take half (--record-buffer)"
+            )
         self._streams.append(_Stream(side, vcpu, self._records))
         return self._streams[-1].ring
 

@@ -161,6 +161,8 @@ def test_a_ring_takes_no_memory_that_others_need(
     ring = recording.stream("host", 0)
     with pytest.raises(ResourceError, match=r"102,400 bytes of memory are available"):
         RecordingFile(tmp_path / "other", {}, records=1000).stream("host", 3)
+    with pytest.raises(ResourceError, match=r"rings of 100,352 bytes, up to guest vCPU 0"):
+        recording.stream("guest", 0)
     with recording:
         put(ring.attach(), 1)
     assert walls(tmp_path / "run") == [[1]]
