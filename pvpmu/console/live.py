@@ -28,13 +28,13 @@ class Watched(Protocol):
 
 
 def usable(console: Console) -> bool:
-    """Whether there is a terminal that can be drawn on, and that this process may draw on."""
-    if not console.is_terminal or console.is_dumb_terminal:
+    """Whether there is a terminal that can be drawn on, and that this process may draw on.
+
+    FORCE_COLOR makes rich take a pipe for a terminal: the file is asked, too.
+    """
+    if not console.is_terminal or console.is_dumb_terminal or not console.file.isatty():
         return False
-    try:
-        return in_foreground(console.file.fileno())
-    except OSError:
-        return False
+    return in_foreground(console.file.fileno())
 
 
 def run_screen(console: Console, watch: Watched, view: View, updates: int | None) -> None:

@@ -412,7 +412,7 @@ def _add(
 def _latency(histogram: Histogram) -> Latency | None:
     if not histogram.count:
         return None
-    p50, p90, p99, p999 = (histogram.quantile(share) for share in (0.5, 0.9, 0.99, 0.999))
+    p50, p90, p99, p999 = histogram.quantiles((0.5, 0.9, 0.99, 0.999))
     return Latency(histogram.count, p50, p90, p99, p999, histogram.max)
 
 

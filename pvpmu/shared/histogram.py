@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 SUB_BITS = 7
 TOP_BITS = 32
@@ -53,13 +53,17 @@ class Histogram:
 
     def quantile(self, share: float) -> int:
         """Smallest bucket value with at least ``share`` of the values at or below it, ns."""
-        wanted = share * self.count
+        return self.quantiles([share])[0]
+
+    def quantiles(self, shares: Sequence[float]) -> list[int]:
+        """Several of them; shares ascend."""
+        found: list[int] = []
         seen = 0
         for bucket in sorted(self._counts):
             seen += self._counts[bucket]
-            if seen >= wanted:
-                return min(value_of(bucket), self.max)
-        return 0
+            while len(found) < len(shares) and seen >= shares[len(found)] * self.count:
+                found.append(min(value_of(bucket), self.max))
+        return found + [self.max] * (len(shares) - len(found))
 
     def buckets(self) -> list[list[int]]:
         """[value in ns, count] of each bucket that holds any, ascending."""
@@ -68,7 +72,8 @@ class Histogram:
     def summary(self) -> dict[str, float]:
         """count, mean, p50, p90, p99, p999, max; ns."""
         mean = self.total / self.count if self.count else 0.0
-        quantiles = {name: self.quantile(share) for name, share in QUANTILES}
+        values = self.quantiles([share for _, share in QUANTILES])
+        quantiles = {name: value for (name, _), value in zip(QUANTILES, values, strict=True)}
         return {"count": self.count, "mean": round(mean, 1), **quantiles, "max": self.max}
 
 

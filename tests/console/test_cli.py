@@ -233,6 +233,14 @@ def test_a_pipe_gets_a_line_per_interval_until_the_host_ends(publish: Any) -> No
     assert errors == f"pvpmu: {published.name}: host ended: guest done\n"
 
 
+def test_a_pipe_that_is_to_have_colours_is_no_screen(publish: Any) -> None:
+    published = publish()
+    done = top(published.name, "-s", "0.1", "-n", "1", env={**os.environ, "FORCE_COLOR": "1"})
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert done.stdout.startswith("time")
+
+
 def test_once_is_a_full_report_as_text_json_and_csv(publish: Any) -> None:
     published = publish(vcpus=2)
     fill(published)
