@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pvpmu.bench.recorded import Recorded, count
+from pvpmu.bench.measure import BenchConfig
+from pvpmu.bench.recorded import Recorded, count, record
 from pvpmu.bench.vm import VmConfig, open_vm
 from pvpmu.guest.machine import RunJob
 from pvpmu.guest.scenario import load_scenario, run_seed
@@ -77,6 +80,33 @@ def test_both_sides_of_a_vm_are_recorded_while_it_runs(tmp_path: Path) -> None:
     assert guest.samples == report.counts.samples > 0
     assert host.exits == stats.exits
     assert (recording.outcome.lost, recording.outcome.problem) == (0, "")
+
+
+def test_a_bench_that_is_interrupted_leaves_both_sides_of_what_ran(tmp_path: Path) -> None:
+    scenario = replace(load_scenario("br_instr"), duration_us=4000)
+    config = BenchConfig(
+        scenario=scenario,
+        designs=[design_named("page")],
+        transport="process",
+        vcpus=1,
+        runs=1,
+        seed=1,
+        pin="same",
+        clock=time.perf_counter_ns,
+    )
+    vm_config = VmConfig(name=f"rec-{os.getpid()}", design=config.designs[0], cpuid=scenario.cpuid)
+
+    def interrupted(vm: Any) -> None:
+        vm.run([config.job("page", 1, record=True)])
+        raise KeyboardInterrupt
+
+    to = RecordTo(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        record(config, to, vm_config, config.designs[0], interrupted)
+    assert list(tmp_path.iterdir()) == [to.path]
+    with Recording(to.path) as recording:
+        assert sorted(stream.side for stream in recording.streams) == ["guest", "host"]
+        assert all(stream.count for stream in recording.streams)
 
 
 def test_a_host_that_is_killed_leaves_a_recording_that_can_be_read(vm: Vm, tmp_path: Path) -> None:
