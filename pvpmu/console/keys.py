@@ -19,7 +19,7 @@ HELP = (
     ("h", "this help, and back"),
     ("r", "reset: totals and histograms begin at 0 here"),
     ("s", "set the interval between two updates, s"),
-    ("f", "filter the registers by a regular expression: name, address, R or W, path"),
+    ("f", "filter registers by a regular expression: name, address, op, path"),
     ("o", f"order of the registers: {', '.join(SORTS)}"),
     ("p", "choose the vCPU of registers and latencies"),
     ("space", "pause, and go on"),

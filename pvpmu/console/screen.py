@@ -209,6 +209,10 @@ def _help(view: View) -> list[Line]:
         Line("  commit the exit of a write that leaves FROZEN", _STYLES["commit"]),
         Line("  passed reaches the silicon without an exit", _STYLES["passed"]),
         Line(""),
+        Line("numbers", _HEADER),
+        Line("  avoid/s  accesses that made no exit"),
+        Line("  floor    the bare round trip between guest and host"),
+        Line("  record   what recording adds to an access"),
         Line(f"order {view.sort}; filter {view.pattern or 'none'}; docs/live.md has the columns"),
     ]
     return lines

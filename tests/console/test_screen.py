@@ -136,10 +136,12 @@ def test_a_question_a_note_and_a_pause_are_seen(new_vm: Any) -> None:
     assert "vCPU 2" in lines_of(picture(model, View(0.5, vcpu=2), 80, 24, BLOCKS))[0]
 
 
-def test_the_help_names_every_key_and_path(new_vm: Any) -> None:
+def test_the_help_names_every_key_and_path_and_fits_80_by_24(new_vm: Any) -> None:
     text = picture(model_of(busy(new_vm)), View(0.5, help=True), 80, 24, BLOCKS).plain
     for word in ("quit", "reset", "interval", "filter", "order", "vCPU", "pause", "commit"):
         assert word in text
+    assert "~" not in text
+    assert "docs/live.md" in text
 
 
 def test_a_terminal_without_block_letters_gets_ascii(new_vm: Any) -> None:
