@@ -20,8 +20,10 @@ from pvpmu.host.vcpu import HostStats, HostVcpu
 from pvpmu.shared import exits, page
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import DriverName, design_named
+from pvpmu.shared.errors import ResourceError
 from pvpmu.shared.events import BY_NAME, KINDS
 from pvpmu.shared.page import PAGE_SIZE
+from pvpmu.vm import build, kvm
 
 _NAMES = ("cpu-cycles", "instructions", "branch-instructions", "cache-misses")
 _NEVER = 1 << 62
@@ -291,3 +293,20 @@ def _kind(event: PerfEvent) -> int:
 def nmi_machine() -> type[NmiMachine]:
     """Build a machine of the page design whose page accesses are instrumented."""
     return NmiMachine
+
+
+@pytest.fixture
+def real_vm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A real VM can be had here, else the reason is why the test is skipped.
+
+    Its guest is built for these tests, and leaves nothing in the user's cache.
+    """
+    folder = tmp_path_factory.getbasetemp() / "guest-cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    reason = kvm.unusable()
+    if reason is not None:
+        pytest.skip(f"needs a real VM: {reason}")
+    try:
+        build.compiler()
+    except ResourceError as error:
+        pytest.skip(f"needs a C compiler: {error}")

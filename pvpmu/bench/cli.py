@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pvpmu.bench.counted import Json
 from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
+from pvpmu.bench.output import Output
 from pvpmu.bench.realvm_run import TRANSPORT as VM_TRANSPORT
 from pvpmu.bench.realvm_run import add_real_options, bench_real
 from pvpmu.bench.recorded import tell
@@ -30,11 +28,9 @@ from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared.design import ALL, DEFAULT_DESIGNS, DRIVERS, design_names, designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import PINS, at_least_one, integer, vcpu_count, writable
-from pvpmu.shared.viewprocess import live_view
+from pvpmu.shared.process import PINS, at_least_one, integer, vcpu_count
 
 _NO_CHARGE = "none"
-_VIEW_WAIT_S = 120.0
 """Hosts start one after the other, and there may be many."""
 
 
@@ -124,7 +120,7 @@ def _bench(args: argparse.Namespace) -> int:
     # rich takes longer to import than a worker takes to start; only this command needs it.
     from rich.console import Console  # noqa: PLC0415
 
-    from pvpmu.bench.progress import progress_on  # noqa: PLC0415
+    from pvpmu.bench.progress import live_progress, progress_on  # noqa: PLC0415
     from pvpmu.bench.table import ENDLESS, print_result  # noqa: PLC0415
 
     if args.transport == VM_TRANSPORT:
@@ -133,7 +129,7 @@ def _bench(args: argparse.Namespace) -> int:
     scenario.configs(scenario.cpuid)
     designs = designs_named(args.design or DEFAULT_DESIGNS)
     models = models_named(args.cost or [DEFAULT_COST])
-    target = None if args.json is None or args.json == "-" else writable(Path(args.json))
+    output = Output(args.json)
     if args.report is not None:
         needs_extra()
         folder_for(Path(args.report))
@@ -156,7 +152,9 @@ def _bench(args: argparse.Namespace) -> int:
     reference = load_reference(scenario.reference)
     with (
         # The view has the terminal; where there is none it prints a line now and then.
-        _live_progress(config) if args.live else progress_on(Console(stderr=True)) as progress
+        live_progress(config.vm_names)
+        if args.live
+        else progress_on(Console(stderr=True)) as progress
     ):
         measured = measure(config, progress)
         result = document(config, measured, models, reference)
@@ -164,23 +162,7 @@ def _bench(args: argparse.Namespace) -> int:
             _report(args, config, result, progress)
     if config.record_to is not None:
         tell(config.record_to, list(measured.recordings.values()))
-    text = json.dumps(result, indent=2) + "\n"
-    if args.json == "-":
-        sys.stdout.write(text)
-    else:
-        if target is not None:
-            target.write_text(text, "utf-8")
-        screen = Console()
-        fit = screen.width if screen.is_terminal else None
-        print_result(result, Console(width=ENDLESS), fit)
-    return 0 if all(check["ok"] for check in result["checks"]) else 1
-
-
-@contextlib.contextmanager
-def _live_progress(config: BenchConfig) -> Iterator[Progress]:
-    """The live view in place of a progress bar."""
-    with live_view(config.vm_names, _VIEW_WAIT_S):
-        yield lambda _share, _label: None
+    return output.give(result, print_result, ENDLESS)
 
 
 def _charge(asked: str | None, scenario: Scenario) -> CostModel | None:

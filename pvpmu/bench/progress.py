@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from pvpmu.shared.viewprocess import live_view
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pvpmu.bench.measure import Progress
+
+
+_VIEW_WAIT_S = 120.0
+
+
+@contextlib.contextmanager
+def live_progress(names: Sequence[str]) -> Iterator[Progress]:
+    """The live view of these VMs in place of a progress bar."""
+    with live_view(names, _VIEW_WAIT_S):
+        yield lambda _share, _label: None
 
 
 @contextlib.contextmanager

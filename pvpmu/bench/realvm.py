@@ -51,6 +51,15 @@ class RealConfig:
     pin: str = "same"
     record_to: RecordTo | None = None
 
+    def vm_name(self, number: int) -> str:
+        """Of the design of that number; the next is that of the two vCPUs at once."""
+        return f"bench-{os.getpid()}-{number}"
+
+    @property
+    def vm_names(self) -> list[str]:
+        """The VM of each design."""
+        return [self.vm_name(number) for number in range(len(self.designs))]
+
 
 @dataclass(slots=True)
 class Totals:
@@ -146,7 +155,7 @@ def _opened(
             cpuid=PmuCpuid(),
             user=user,
             vcpus=vcpus,
-            name=f"bench-{os.getpid()}-{number}",
+            name=config.vm_name(number),
             pin=config.pin,
             perf=config.perf,
             recording=recording,

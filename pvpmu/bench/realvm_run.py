@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
+from pvpmu.bench.output import Output
 from pvpmu.bench.realvm import DEFAULT_DESIGNS, LINUX_DESIGNS, RealConfig, measure_real
 from pvpmu.bench.realvm_document import real_document
 from pvpmu.bench.recorded import tell
@@ -16,7 +15,7 @@ from pvpmu.host.linuxvcpu import check_perf
 from pvpmu.recording.options import record_to
 from pvpmu.shared.design import ALL, Design, designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import at_least_one, writable
+from pvpmu.shared.process import at_least_one
 from pvpmu.vm.serve import PERIODS
 from pvpmu.vm.session import refuse_impossible, why_not
 
@@ -63,7 +62,7 @@ def bench_real(args: argparse.Namespace) -> int:
     # rich takes longer to import than a worker takes to start; only this command needs it.
     from rich.console import Console  # noqa: PLC0415
 
-    from pvpmu.bench.progress import progress_on  # noqa: PLC0415
+    from pvpmu.bench.progress import live_progress, progress_on  # noqa: PLC0415
     from pvpmu.bench.realvm_table import print_real  # noqa: PLC0415
     from pvpmu.bench.table import ENDLESS  # noqa: PLC0415
 
@@ -76,7 +75,7 @@ def bench_real(args: argparse.Namespace) -> int:
     designs = _designs(args.design, args.perf)
     check_perf(args.perf, designs, recorded=args.record is not None)
     models = models_named(args.cost or [DEFAULT_COST])
-    target = None if args.json is None or args.json == "-" else writable(Path(args.json))
+    output = Output(args.json)
     config = RealConfig(
         designs=designs,
         pmis=args.pmis * args.runs,
@@ -87,21 +86,17 @@ def bench_real(args: argparse.Namespace) -> int:
         pin=args.pin,
         record_to=record_to(args),
     )
-    with progress_on(Console(stderr=True)) as progress:
+    with (
+        # The view has the terminal; where there is none it prints a line now and then.
+        live_progress(config.vm_names)
+        if args.live
+        else progress_on(Console(stderr=True)) as progress
+    ):
         measured = measure_real(config, progress)
     result = real_document(config, measured, models)
     if config.record_to is not None and measured.recording is not None:
         tell(config.record_to, list(measured.recording.outcomes.values()))
-    text = json.dumps(result, indent=2) + "\n"
-    if args.json == "-":
-        sys.stdout.write(text)
-    else:
-        if target is not None:
-            target.write_text(text, "utf-8")
-        screen = Console()
-        fit = screen.width if screen.is_terminal else None
-        print_real(result, Console(width=ENDLESS), fit)
-    return 0 if all(check["ok"] for check in result["checks"]) else 1
+    return output.give(result, print_real, ENDLESS)
 
 
 def _designs(asked: list[str] | None, perf: str) -> list[Design]:

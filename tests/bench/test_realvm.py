@@ -22,7 +22,6 @@ from pvpmu.recording.format import Kind
 from pvpmu.recording.reader import Recording
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.design import designs_named
-from pvpmu.shared.errors import ResourceError
 from pvpmu.shared.tally import TALLY_WORDS
 from pvpmu.vm import build, kvm
 from pvpmu.vm.cpl import Execution
@@ -186,16 +185,8 @@ def test_no_kvm_is_one_line_and_status_1(
 
 @pytest.mark.process
 def test_a_short_run_on_a_real_vm(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real_vm: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    reason = kvm.unusable()
-    if reason is not None:
-        pytest.skip(f"needs a real VM: {reason}")
-    try:
-        build.compiler()
-    except ResourceError as error:
-        pytest.skip(f"needs a C compiler: {error}")
     command = "bench --transport vm --pmis 40 --period 120 --design trap page --json -"
     file = tmp_path / "run"
     assert main([*command.split(), "--record", str(file)]) == 0

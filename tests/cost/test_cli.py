@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import pvpmu.cli
 from pvpmu.cost.file import Range
 from pvpmu.cost.shelf import model_in
-from pvpmu.vm import kvm
 
 from .test_file import PLAIN
 
@@ -91,14 +89,8 @@ def test_a_calibration_is_found_as_here(capsys: Any, own: Path) -> None:
 
 @pytest.mark.process
 def test_a_real_vm_is_calibrated_where_there_is_one(
-    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_vm: None, capsys: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    reason = kvm.unusable()
-    if reason is not None:
-        pytest.skip(f"needs a real VM: {reason}")
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        pytest.skip("needs a C compiler (cc, gcc, clang)")
     out = tmp_path / "here.toml"
     said = run(capsys, "calibrate", "--rounds", "10", "--transport", "vm", "--out", str(out))
     assert "exit_ns " in said
