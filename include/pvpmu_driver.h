@@ -9,6 +9,11 @@
 
 #include "pvpmu_guest.h"
 
+#ifndef PVPMU_RDMSR /* an environment may put a design's own seam here */
+#define PVPMU_RDMSR pvpmu_rdmsr
+#define PVPMU_WRMSR pvpmu_wrmsr
+#define PVPMU_RDPMC pvpmu_rdpmc
+#endif
 #define PVPMU_MAX_EVENTS (PVPMU_MAX_GP + PVPMU_MAX_FIXED)
 
 struct pvpmu_event {
@@ -52,7 +57,7 @@ static inline uint64_t pvpmu_drv_read(struct pvpmu_driver *d, uint64_t address)
     uint64_t value;
     int fault;
 
-    PVPMU_STAMPED(PVPMU_EXIT_MSR_READ, address, fault = pvpmu_rdmsr(d->g, address, &value));
+    PVPMU_STAMPED(PVPMU_EXIT_MSR_READ, address, fault = PVPMU_RDMSR(d->g, address, &value));
     if (fault)
         pvpmu_broken(d, "RDMSR", address);
     return value;
@@ -62,10 +67,10 @@ static inline void pvpmu_drv_write(struct pvpmu_driver *d, uint64_t address, uin
 {
     int fault;
 
-    PVPMU_STAMPED(PVPMU_EXIT_MSR_WRITE, address, fault = pvpmu_wrmsr(d->g, address, value));
+    PVPMU_STAMPED(PVPMU_EXIT_MSR_WRITE, address, fault = PVPMU_WRMSR(d->g, address, value));
     if (fault && d->g->page && d->g->page->rejected) { /* CMT-7: the word is right again */
         d->refusals++;
-        fault = pvpmu_wrmsr(d->g, address, value);
+        fault = PVPMU_WRMSR(d->g, address, value);
     }
     if (fault)
         pvpmu_broken(d, "WRMSR", address);
@@ -103,7 +108,7 @@ static inline void pvpmu_drv_update(struct pvpmu_driver *d, struct pvpmu_event *
     uint64_t value, delta;
     int fault;
 
-    PVPMU_STAMPED(PVPMU_EXIT_RDPMC, ecx, fault = pvpmu_rdpmc(d->g, ecx, &value));
+    PVPMU_STAMPED(PVPMU_EXIT_RDPMC, ecx, fault = PVPMU_RDPMC(d->g, ecx, &value));
     if (fault)
         pvpmu_broken(d, "RDPMC", ecx);
     delta = (value - e->previous) & pvpmu_drv_mask(d, e);

@@ -21,7 +21,7 @@ from pvpmu.vm.cpl import Execution, user_or_kernel
 from pvpmu.vm.jobs import MOST_PMIS, MOST_STAMPED, FloorJob, OperationsJob, PmiJob, PmiReport
 from pvpmu.vm.session import Perf, VmConfig, VmSession, open_session
 
-DEFAULT_DESIGNS = ("trap-5.14", "trap", "trap-lean", "page", "page-direct")
+DEFAULT_DESIGNS = ("trap-5.14", "trap", "trap-lean", "page", "page-direct", "page-reload")
 LINUX_DESIGNS = ("trap-5.14", "trap", "trap-direct", "page", "page-direct")
 """Likewise with the kernel's perf, which cannot leave a counter off at VM-entry."""
 Cpl = Literal["auto", "0", "3"]

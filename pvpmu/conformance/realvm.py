@@ -220,13 +220,13 @@ class RealVcpu(Vcpu):
         memory: memoryview[int],  # noqa: ARG002 (the guest has its own)
         address: int,  # noqa: ARG002
         features: int = 0,  # noqa: ARG002
-        guest: GuestDesign | None = None,  # noqa: ARG002
+        guest: GuestDesign | None = None,
         *,
         retry: bool = False,  # noqa: ARG002
     ) -> bool:
         """Have the guest discover and register its page."""
         box = self._running().machine.box
-        self._command(Command.REGISTER)
+        self._command(Command.REGISTER, value=int(guest is not None and guest.reload))
         self._seam.page = box if box[layout.REGISTERED] else None
         return self._seam.page is not None
 

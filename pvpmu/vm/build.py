@@ -20,7 +20,7 @@ from pvpmu.vm import layout
 
 _HERE = Path(__file__).parent
 _OWN = ("start.S", "guest.c", "link.ld")
-_SHARED = ("pvpmu_guest.h", "pvpmu_driver.h", "pvpmu_live.h")
+_SHARED = ("pvpmu_guest.h", "pvpmu_driver.h", "pvpmu_live.h", "pvpmu_reload.h")
 _PROGRAM = "guest.bin"
 _FLAGS = (
     "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-fpie", "-nostdlib",

@@ -43,7 +43,8 @@ class VmCpu:
     ``memory``, ``slots``: both segments' windows; ``host``: the vCPU's half there. ``user``: the
     program runs at CPL 3. ``limit_s``: how long one command may take. ``real_perf``: the host's
     events are the kernel's, and interrupt VM-entries. ``pages``: see :class:`MemoryMap`.
-    ``serve``: what handles an exit, if not the host's half alone.
+    ``serve``: what handles an exit, if not the host's half alone. ``reloads``: the design's page
+    holds reload values.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class VmCpu:
         limit_s: float,
         pages: int = 0,
         serve: Callable[[], object] | None = None,
+        reloads: bool = False,
     ) -> None:
         program = build.program()
         self.real_perf = isinstance(host, LinuxVcpu)
@@ -67,6 +69,7 @@ class VmCpu:
         self.memory = memory
         self.number = number
         self.user = user
+        self.reloads = reloads
         leaves = {leaf: host.leaf(leaf) for leaf in _LEAVES}
         where = MemoryMap(vcpus, len(program), pages)
         self.machine = Machine(memory, slots, where, number, program, leaves, user=user)
@@ -114,7 +117,7 @@ class VmCpu:
                 box[at + offset] = word
         for kind, count in enumerate(LOOP):
             box[layout.COUNTS_AT + kind] = count
-        self.command(Command.PREPARE, value=int(page))
+        self.command(Command.PREPARE, int(self.reloads), int(page))
         if box[layout.FAULT]:
             raise PeerError("the guest needs a PMU of version 2")
 

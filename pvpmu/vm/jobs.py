@@ -276,6 +276,7 @@ def _table(cpu: VmCpu, period: int, *, paged: bool) -> TableHost:
         kind=BRANCHES,
         period=period,
         paged=paged,
+        freezes=not cpu.reloads,
     )
 
 

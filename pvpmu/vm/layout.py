@@ -60,14 +60,20 @@ class Command(enum.IntEnum):
     CPUID = 5
     """``address``: leaf; ``result`` EAX and EBX, ``detail`` ECX and EDX."""
     REGISTER = 6
-    """Discover and register the page; ``result``: MSR_PVPMU_STATUS."""
+    """Discover and register the page; ``result``: MSR_PVPMU_STATUS.
+
+    ``value``: not 0, the page holds reload values.
+    """
     UNREGISTER = 7
     FORGET = 8
     """The page is gone: everything traps."""
     IRET = 9
     """The handler of an NMI is done."""
     PREPARE = 16
-    """Driver: probe, register if ``value``, program the events of ``events``."""
+    """Driver: probe, register if ``value``, program the events of ``events``.
+
+    ``address``: not 0, its page holds reload values (a design of its own).
+    """
     PMIS = 17
     """Run the program until ``value`` more PMIs are handled; ``address``: Run flags."""
     SCHED_IN = 18

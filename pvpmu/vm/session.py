@@ -30,7 +30,6 @@ Perf = Literal["model", "linux"]
 _T = TypeVar("_T")
 _NOT_IN_C = {
     "routes": "routes of its own",
-    "reload": "a seam of its own (reload values)",
     "natural_exit_us": "exits that happen anyway",
 }
 

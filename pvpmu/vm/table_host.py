@@ -21,9 +21,10 @@ _COUNTER = 1
 
 
 class TableHost:
-    """One vCPU's. ``words``: the guest's memory; ``paged``: it has registered its page, elsewhere.
+    """One vCPU's. ``words``: the guest's memory.
 
-    ``kind``: the event that GP counter 0 counts, and ``period`` how far it is to its overflows.
+    ``paged``: it has registered its page, elsewhere; ``freezes``: that page, at a PMI. ``kind``:
+    the event that GP counter 0 counts, and ``period`` how far it is to its overflows.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TableHost:
         kind: int,
         period: int,
         paged: bool,
+        freezes: bool,
     ) -> None:
         first = vcpu * PAGE_SIZE // 8
         self._slot = slot
@@ -46,6 +48,7 @@ class TableHost:
         self._read[msr.CAPABILITIES] = msr.FULL_WIDTH_WRITES
         self._live = kind | (MODE_USER | MODE_KERNEL) << LIVE_MODE_SHIFT, period
         self.paged = paged
+        self._freezes = freezes
 
     def serve(self) -> None:
         """Answer the exit in the slot."""
@@ -66,9 +69,10 @@ class TableHost:
         slot, words = self._slot, self._words
         if self.paged:
             words[page.RAISED] ^= _COUNTER
-            words[page.FREEZE_SEQ] += 1
             words[page.PMI_SEQ] += 1
-            words[page.LIVE] = words[page.PMC] = 0
+            if self._freezes:
+                words[page.FREEZE_SEQ] += 1
+                words[page.LIVE] = words[page.PMC] = 0
         else:
             self._read[msr.GLOBAL_STATUS] = _COUNTER
         slot[exits.LIVE_AT], slot[exits.LIVE_AT + 1] = self._live

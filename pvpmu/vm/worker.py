@@ -84,6 +84,7 @@ def run_vcpu(pipe: Connection[Any, Any], boot: VmBoot) -> None:
         user=boot.user,
         limit_s=boot.limit_s,
         serve=serve,
+        reloads=boot.design.reload,
     )
     pipe.send(True)
     while True:

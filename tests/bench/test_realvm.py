@@ -157,7 +157,7 @@ def test_the_table_says_the_same(fit: int | None) -> None:
         (["--scenario", "short"], "--scenario means nothing with --transport vm"),
         (["--driver", "linux-6.12"], "--driver means nothing"),
         (["--design", "mediated"], "design mediated cannot run on a real VM: it passes"),
-        (["--design", "page-reload"], "cannot run on a real VM: it needs a seam of its own"),
+        (["--design", "page-lazy"], "cannot run on a real VM: it needs exits that happen anyway"),
         (["--design", "xen-style"], "cannot run on a real VM: it needs routes of its own"),
         (["--pmis", "0"], "0 is below 1"),
     ],

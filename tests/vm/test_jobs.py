@@ -27,6 +27,7 @@ def chunk(vm: VmSession, **more: bool) -> PmiReport:
         ("trap-lean", 3, 5),
         ("page", 0, 1),
         ("page-direct", 0, 1),
+        ("page-reload", 0, 0),
     ],
 )
 def test_a_pmi_costs_the_exits_that_the_model_says(
@@ -51,7 +52,7 @@ def test_the_kernel_counts_the_same_exits(open_vm: Open) -> None:
     assert {name: report.kernel[name] for name in report.exits} == report.exits
 
 
-@pytest.mark.parametrize("design", ["trap", "page"])
+@pytest.mark.parametrize("design", ["trap", "page", "page-reload"])
 def test_a_host_that_answers_from_a_table_has_the_same_exits(open_vm: Open, design: str) -> None:
     vm = open_vm(design)
     by_vpmu, by_table = chunk(vm), chunk(vm, table=True)

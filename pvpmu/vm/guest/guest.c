@@ -4,6 +4,14 @@
  * and the seam are those of include/. RDPMC never leaves KVM, so a counter that must be read by an
  * exit is read by RDMSR.
  */
+#include "pvpmu_reload.h"
+
+static int by_design_rdmsr(struct pvpmu_guest *g, uint64_t address, uint64_t *value);
+static int by_design_wrmsr(struct pvpmu_guest *g, uint64_t address, uint64_t value);
+static int by_design_rdpmc(struct pvpmu_guest *g, uint64_t ecx, uint64_t *value);
+#define PVPMU_RDMSR by_design_rdmsr
+#define PVPMU_WRMSR by_design_wrmsr
+#define PVPMU_RDPMC by_design_rdpmc
 #define PVPMU_STAMPS
 #include "pvpmu_driver.h"
 #include "pvpmu_live.h"
@@ -24,6 +32,8 @@ struct vcpu {
     struct pvpmu_guest seam;
     struct pvpmu_driver driver;
     struct pvpmu_live live;
+    uint64_t reloads;     /* the design reloads, and a page is registered */
+    struct pvpmu_reload reload;
     uint64_t walked[64];
 };
 _Static_assert(sizeof(struct vcpu) <= VM_STATE_SIZE, "state");
@@ -65,6 +75,27 @@ static void out(uint64_t port)
         gate(VM_GATE_OUT, &a, &b, &c, &d);
     else
         __asm__ volatile("out %%al, %%dx" : : "a"(a), "d"(d) : "memory");
+}
+
+static int by_design_rdmsr(struct pvpmu_guest *g, uint64_t address, uint64_t *value)
+{
+    struct vcpu *v = this_vcpu();
+
+    return v->reloads ? pvpmu_reload_rdmsr(&v->reload, g, address, value) : pvpmu_rdmsr(g, address, value);
+}
+
+static int by_design_wrmsr(struct pvpmu_guest *g, uint64_t address, uint64_t value)
+{
+    struct vcpu *v = this_vcpu();
+
+    return v->reloads ? pvpmu_reload_wrmsr(&v->reload, g, address, value) : pvpmu_wrmsr(g, address, value);
+}
+
+static int by_design_rdpmc(struct pvpmu_guest *g, uint64_t ecx, uint64_t *value)
+{
+    struct vcpu *v = this_vcpu();
+
+    return v->reloads ? pvpmu_reload_rdpmc(&v->reload, g, ecx, value) : pvpmu_rdpmc(g, ecx, value);
 }
 
 static void log_word(struct vcpu *v, uint64_t word)
@@ -181,14 +212,17 @@ void vm_nmi(struct vcpu *v)
     v->box->nmis++;
     pvpmu_live_entered(&v->live);
     pvpmu_look(&v->seam);
-    if (!v->driver.n) {
-        serve(v, VM_COMMAND_IRET);
-    } else {
+    if (v->reloads)
+        pvpmu_reload_handler(&v->reload, &v->seam, 1);
+    if (v->driver.n)
         pvpmu_drv_handle(&v->driver);
-        if (v->run & VM_RUN_HANDLERS) {
-            log_word(v, begin);
-            log_word(v, tsc());
-        }
+    else
+        serve(v, VM_COMMAND_IRET);
+    if (v->reloads)
+        pvpmu_reload_handler(&v->reload, &v->seam, 0);
+    if (v->run & VM_RUN_HANDLERS) {
+        log_word(v, begin);
+        log_word(v, tsc());
     }
     v->in_handler = was;
     v->fault = fault;
@@ -247,8 +281,11 @@ static void prepare(struct vcpu *v)
 
     v->driver = (struct pvpmu_driver){.g = &v->seam};
     v->seam = (struct pvpmu_guest){0};
+    v->reloads = 0;
     box->fault = pvpmu_drv_probe(&v->driver) < 2;
     box->result = box->value ? pvpmu_register(&v->seam, v->page, box->page_address) : 0;
+    v->reloads = v->seam.page && box->address;
+    pvpmu_reload_begin(&v->reload, &v->seam);
     for (i = 0; i < box->event_count && i < PVPMU_MAX_EVENTS; i++)
         v->driver.events[i] = (struct pvpmu_event){
             .index = box->events[4 * i], .selector = box->events[4 * i + 1],
@@ -274,7 +311,7 @@ static void finish(struct vcpu *v)
     v->box->acknowledged = v->seam.pmi_seen;
     if (v->seam.msr)
         pvpmu_unregister(&v->seam);
-    v->driver.n = 0;
+    v->driver.n = v->reloads = 0;
 }
 
 static void tell(struct vcpu *v)
@@ -337,8 +374,11 @@ static void register_page(struct vcpu *v)
     if (v->seam.page)
         pvpmu_unregister(&v->seam);
     v->seam = (struct pvpmu_guest){0};
+    v->reloads = 0;
     pvpmu_drv_probe(&probe);
     v->box->result = pvpmu_register(&v->seam, v->page, v->box->page_address);
+    v->reloads = v->seam.page && v->box->value;
+    pvpmu_reload_begin(&v->reload, &v->seam);
 }
 
 /* Commands until `until`; a handler's, within a command that is under way, keep its results. */
@@ -357,14 +397,14 @@ static void serve(struct vcpu *v, uint64_t until)
             one_exit(v);
             break;
         case VM_COMMAND_READ:
-            box->fault = (uint64_t)pvpmu_rdmsr(&v->seam, box->address, &value);
+            box->fault = (uint64_t)by_design_rdmsr(&v->seam, box->address, &value);
             box->result = value;
             break;
         case VM_COMMAND_WRITE:
-            box->fault = (uint64_t)pvpmu_wrmsr(&v->seam, box->address, box->value);
+            box->fault = (uint64_t)by_design_wrmsr(&v->seam, box->address, box->value);
             break;
         case VM_COMMAND_RDPMC:
-            box->fault = (uint64_t)pvpmu_rdpmc(&v->seam, box->address, &value);
+            box->fault = (uint64_t)by_design_rdpmc(&v->seam, box->address, &value);
             box->result = value;
             break;
         case VM_COMMAND_CPUID:
@@ -374,10 +414,12 @@ static void serve(struct vcpu *v, uint64_t until)
             register_page(v);
             break;
         case VM_COMMAND_UNREGISTER:
+            v->reloads = 0;
             box->fault = (uint64_t)pvpmu_unregister(&v->seam);
             break;
         case VM_COMMAND_FORGET:
             v->seam.page = NULL;
+            v->reloads = 0;
             break;
         case VM_COMMAND_PREPARE:
             prepare(v);
