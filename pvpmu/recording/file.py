@@ -207,17 +207,16 @@ class RecordingFile:
             self._drain()
 
     def _drain(self) -> None:
-        """Write what waits in every ring, one chunk each."""
+        """Write what waits in every ring, one chunk for each run of it."""
         for number, stream in enumerate(self._streams):
-            pieces = stream.reader.look()
-            if not pieces:
-                continue
-            count = sum(map(len, pieces)) // RECORD_BYTES
-            if self._put(_chunk(Chunk.RECORDS, number, stream.lost, *pieces)):
-                stream.written += count
-            else:
-                stream.discarded += count
-            stream.reader.take(pieces)
+            runs = stream.reader.look()
+            for run in runs:
+                lost = run.dropped + stream.discarded
+                if self._put(_chunk(Chunk.RECORDS, number, lost, *run.pieces)):
+                    stream.written += run.records
+                else:
+                    stream.discarded += run.records
+            stream.reader.take(runs)
 
     def _put(self, parts: Sequence[bytes | memoryview[int]]) -> bool:
         """Write all of it, or none; returns whether it was written."""
