@@ -24,7 +24,7 @@ from pvpmu.recording.perfdata import write_kvm, write_samples
 from pvpmu.recording.reader import SIDES, Recording, Stream, merged, text_of
 from pvpmu.recording.samples import guests_of, phases_of, samples
 from pvpmu.recording.text import ftrace, ftrace_guest, perf_script, perf_script_samples
-from pvpmu.shared.errors import UsageError
+from pvpmu.shared.errors import ResourceError, UsageError
 from pvpmu.shared.process import integer, writable
 from pvpmu.shared.units import NS_PER_S
 
@@ -92,6 +92,7 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
 def _info(args: argparse.Namespace) -> int:
     with _opened(args.file) as recordings:
         answer = [_described(recording) for recording in recordings]
+        _tell_losses([stream for recording in recordings for stream in recording.streams])
     if args.json:
         print(json.dumps(answer, indent=2))
         return 0
@@ -219,6 +220,11 @@ def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chose
         stream.number = number
     sections = [section for recording in recordings for section in recording.sections]
     elf = None if args.elf is None else writable(Path(args.elf))
+    if elf is not None:
+        output = [Path(args.output)] if args.output != "-" else []
+        for other in (*(recording.path for recording in recordings), *output):
+            if _same(elf, other):
+                raise UsageError(f"--elf {elf}: is {other}, which it would overwrite")
     return _Chosen(wanted, args.all, sections, shlex.join(["pvpmu", *args.argv]), elf)
 
 
@@ -238,26 +244,41 @@ def _output(args: argparse.Namespace, recordings: Sequence[Recording]) -> Iterat
     """Where to write to, seekable for perf.data; a file that could not be finished is removed."""
     if args.output != "-":
         path = writable(Path(args.output))
-        if path.exists() and any(path.samefile(recording.path) for recording in recordings):
+        if any(_same(path, recording.path) for recording in recordings):
             raise UsageError(f"{path}: is the recording itself")
-        with path.open("wb") as out:
-            try:
-                yield out
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    path.unlink() if path.is_file() else None
-                raise
+        out = path.open("wb")  # noqa: SIM115 (closing may fail, and that is told)
+        try:
+            if args.format == "perf.data" and not out.seekable():
+                raise UsageError(f"{path}: perf.data needs a file that can be sought in")
+            yield out
+            out.close()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                # What it still holds cannot be written either.
+                out.close()
+            with contextlib.suppress(OSError):
+                path.unlink() if path.is_file() else None
+            if isinstance(error, OSError):
+                raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
+            raise
     elif args.format == "perf.data":
         if sys.stdout.isatty():
             raise UsageError("perf.data is binary: give a file with -o")
-        with tempfile.TemporaryFile() as out:
-            yield out
-            out.seek(0)
-            shutil.copyfileobj(out, sys.stdout.buffer)
+        with tempfile.TemporaryFile() as unnamed:
+            yield unnamed
+            unnamed.seek(0)
+            shutil.copyfileobj(unnamed, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     else:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file, which need not be there yet."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
 
 
 def _tell_losses(streams: Sequence[Stream]) -> None:

@@ -270,7 +270,7 @@ class Recording:
     def _json(self, at: int, size: int) -> dict[str, Any]:
         try:
             value = json.loads(self._at(at, min(size, _MAX_JSON)))
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise UsageError(f"{self.path}: damaged metadata at byte {at:,}")

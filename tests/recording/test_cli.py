@@ -174,6 +174,30 @@ def test_what_is_no_recording_is_one_line_and_status_2(
     assert "No such file" in failure(capsys)
 
 
+def test_symbols_overwrite_neither_the_recording_nor_its_export(
+    make_recording: Callable[..., Any], tmp_path: Path, capsys: Capture
+) -> None:
+    run = make_recording(tmp_path / "run", "trap")
+    before = run.path.read_bytes()
+    perf_data = ("--format", "perf.data", "--side", "guest")
+    for out, elf in ((tmp_path / "out", run.path), (tmp_path / "same", tmp_path / "same")):
+        assert trace("export", run.path, *perf_data, "-o", out, "--elf", elf) == 2
+        assert f"--elf {elf}: is {elf}, which it would overwrite" in failure(capsys)
+        assert not out.exists()
+    assert run.path.read_bytes() == before
+
+
+def test_perf_data_needs_a_file_that_can_be_sought_in(
+    trap_run: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert trace("export", trap_run.path, "--format", "perf.data", "-o", fifo) == 2
+    os.close(reader)
+    assert failure(capsys) == f"pvpmu: error: {fifo}: perf.data needs a file that can be sought in"
+
+
 def test_a_recording_that_was_cut_off_gives_what_is_there(
     trap_run: Any, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -202,11 +226,13 @@ def test_losses_are_told_with_every_export(
         "pvpmu: warning: 7 records were lost when it was recorded: counts are too small\n"
     )
     assert out.read_text().endswith("CPU:0 [LOST 7 EVENTS]\n")
+    assert trace("info", run.path) == 0
+    assert "7 records were lost" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_half_a_file(trap_run: Any, capsys: Capture) -> None:
     assert trace("export", trap_run.path, "--format", "ftrace", "-o", "/dev/full") == 1
-    assert "No space left on device" in failure(capsys)
+    assert failure(capsys) == "pvpmu: error: /dev/full: cannot be written: No space left on device"
     assert Path("/dev/full").exists()
 
 

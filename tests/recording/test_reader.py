@@ -110,7 +110,9 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, data: bytes, why: str) 
     assert str(error.value).startswith(f"{path}: {why}")
 
 
-@pytest.mark.parametrize("meta", [b"{", b"[]", b'{"streams":[{"side":"moon","vcpu":0}]}'])
+@pytest.mark.parametrize(
+    "meta", [b"{", b"[]", b"[" * 100_000, b'{"streams":[{"side":"moon","vcpu":0}]}']
+)
 def test_damaged_metadata_is_refused(tmp_path: Path, meta: bytes) -> None:
     path = tmp_path / "odd"
     header = FILE_HEADER.pack(b"PVPMUREC", 1, FILE_HEADER.size, 48, 0)
