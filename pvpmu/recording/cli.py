@@ -246,7 +246,7 @@ def _output(args: argparse.Namespace, recordings: Sequence[Recording]) -> Iterat
         path = writable(Path(args.output))
         if any(_same(path, recording.path) for recording in recordings):
             raise UsageError(f"{path}: is the recording itself")
-        out = path.open("wb")  # noqa: SIM115 (closing may fail, and that is told)
+        out = path.open("wb")
         try:
             if args.format == "perf.data" and not out.seekable():
                 raise UsageError(f"{path}: perf.data needs a file that can be sought in")
