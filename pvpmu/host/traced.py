@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pvpmu.host.perf import PerfContext, PerfEvent
@@ -36,7 +37,9 @@ _COUNTS = (
     (Pmi.INJECTED, "delivered"),
     (Pmi.LATE, "late"),
 )
-_NOTHING = PmiCounts()
+_amounts = attrgetter(*(name for _, name in _COUNTS))
+"""The counts of a PmiCounts, in that order; read at every exit, so as one step."""
+_NOTHING = _amounts(PmiCounts())
 
 
 class _Page(NamedTuple):
@@ -95,7 +98,7 @@ class TracedVcpu(HostVcpu):
                 tracer.mark(control)
                 if self.delivery.counts is not counts:
                     # What is counted anew from here on.
-                    self._tell_pmis(_amounts(_NOTHING), self.delivery.counts)
+                    self._tell_pmis(_NOTHING, self.delivery.counts)
             return reason
         address, value = slot[exits.ADDRESS], slot[exits.VALUE]
         tracer.exit(reason, address, value, nmi_blocked=bool(request & _NMI_BLOCKED))
@@ -132,6 +135,8 @@ class TracedVcpu(HostVcpu):
         reason: int,
     ) -> None:
         self._tell_pmis(pmis, counts)
+        if self.page is None and page is _NO_PAGE:
+            return
         after = self._page_now()
         if after != page:
             self._tell_state(page, after, wrote=reason == _WRITE)
@@ -144,9 +149,11 @@ class TracedVcpu(HostVcpu):
             self._tracer.state(Change.REFUSE, State.FROZEN, after.generation)
 
     def _tell_pmis(self, before: Sequence[int], counts: PmiCounts) -> None:
-        for (what, _), was, now in zip(_COUNTS, before, _amounts(counts), strict=True):
-            for _ in range(now - was):
-                self._tracer.pmi(what)
+        after = _amounts(counts)
+        if after != before:
+            for (what, _), was, now in zip(_COUNTS, before, after, strict=True):
+                for _ in range(now - was):
+                    self._tracer.pmi(what)
 
     def _tell_state(self, before: _Page, after: _Page, *, wrote: bool) -> None:
         """One record for each change; a COMMIT may freeze again before its own VM-entry."""
@@ -166,10 +173,6 @@ class TracedVcpu(HostVcpu):
             tell(Change.FREEZE, State.FROZEN, generation)
         elif before.running and not after.running:
             tell(Change.STOP if wrote else Change.OTHER, State.FROZEN, generation)
-
-
-def _amounts(counts: PmiCounts) -> list[int]:
-    return [getattr(counts, name) for _, name in _COUNTS]
 
 
 def _told(
