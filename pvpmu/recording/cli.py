@@ -248,8 +248,8 @@ def _output(args: argparse.Namespace, recordings: Sequence[Recording]) -> Iterat
             raise UsageError(f"{path}: is the recording itself")
         out = path.open("wb")
         try:
-            if args.format == "perf.data" and not out.seekable():
-                raise UsageError(f"{path}: perf.data needs a file that can be sought in")
+            if args.format == "perf.data":
+                _check_seekable(path, out)
             yield out
             out.close()
         except BaseException as error:
@@ -272,6 +272,11 @@ def _output(args: argparse.Namespace, recordings: Sequence[Recording]) -> Iterat
     else:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
+
+
+def _check_seekable(path: Path, out: BinaryIO) -> None:
+    if not out.seekable():
+        raise UsageError(f"{path}: perf.data needs a file that can be sought in")
 
 
 def _same(path: Path, other: Path) -> bool:
