@@ -17,6 +17,7 @@ from pvpmu.console import document, export, lines
 from pvpmu.console.attach import Attached, running
 from pvpmu.console.keys import View, interval_problem
 from pvpmu.console.model import Model
+from pvpmu.console.tables import warnings
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import at_least_one, seconds, writable
@@ -115,6 +116,8 @@ def _top(args: argparse.Namespace) -> int:
         # Ctrl-C is how a view without an end is ended.
         with contextlib.suppress(KeyboardInterrupt):
             _show(args, watch)
+        for line in warnings(watch.model.totals()):
+            print(f"pvpmu: {line}", file=sys.stderr)
         _write(args, watch, started)
     return 0
 

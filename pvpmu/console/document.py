@@ -13,7 +13,7 @@ CSV_COLUMNS = (
     "time", "vm", "design", "vcpu", "kind", "name", "address", "op", "path", "total", "rate",
     "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns",
 )  # fmt: skip
-"""``kind``: state, exit, pmi, avoided (of a vCPU or all), register, latency."""
+"""``kind``: state, exit, pmi, avoided, lost (of a vCPU or all), register, latency."""
 
 
 def document(
@@ -71,6 +71,8 @@ def csv_rows(model: Model, time: float, vcpu: int | None = None) -> Iterator[dic
         if row.avoided is not None and row.avoided_rate is not None:
             rate = _rate(row.avoided_rate)
             yield {**own, "kind": "avoided", "total": row.avoided, "rate": rate}
+            yield {**own, "kind": "lost", "name": "not recorded", "total": row.dropped}
+            yield {**own, "kind": "lost", "name": "refused", "total": row.refused}
     chosen = "all" if vcpu is None else str(vcpu)
     for register in model.register_rows(vcpu):
         yield {
@@ -116,6 +118,7 @@ def _vcpu(row: VcpuRow) -> dict[str, Any]:
         "floor_ns": row.floor_ns,
         "record_ns": row.record_ns,
         "not_recorded": row.dropped,
+        "refused": row.refused,
     }
 
 

@@ -54,15 +54,18 @@ def hgrm(counts: Buckets) -> str:
     """
     total = sum(counts.values())
     lines = [f"{'Value':>12} {'Percentile':>14} {'TotalCount':>10} {'1/(1-Percentile)':>14}", ""]
-    seen, level = 0, 0.0
+    seen = 0
+    levels = _levels()
+    rest, whole = next(levels)
     for bucket in sorted(counts):
         seen += counts[bucket]
-        while level <= seen / total:
-            inverse = 1 / (1 - level)
+        # Whole numbers: above 2**53 the share of all but one value is 1.0, and no level reaches it.
+        while rest * total >= whole * (total - seen):
+            level, inverse = 1 - rest / whole, whole / rest
             lines.append(f"{highest_of(bucket):12.2f} {level:14.12f} {seen:10d} {inverse:14.2f}")
             if seen == total:
                 break
-            level += _step(inverse)
+            rest, whole = next(levels)
     top = highest_of(max(counts)) if counts else 0
     lines.append(f"{top:12.2f} {1.0:14.12f} {total:10d}")
     mean, deviation = _moments(counts, total)
@@ -74,9 +77,13 @@ def hgrm(counts: Buckets) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _step(inverse: float) -> float:
-    """From one level to the next: a fifth of the distance that halves what is left."""
-    return 0.5 ** (int(math.log2(inverse)) + 1) / _TICKS_PER_HALF
+def _levels() -> Iterator[tuple[int, int]]:
+    """What each level leaves above it, as a fraction: five levels, then half of it is left."""
+    whole = 2 * _TICKS_PER_HALF
+    while True:
+        for rest in range(2 * _TICKS_PER_HALF, _TICKS_PER_HALF, -1):
+            yield rest, whole
+        whole *= 2
 
 
 def _moments(counts: Buckets, total: int) -> tuple[float, float]:

@@ -54,7 +54,7 @@ class VcpuRow:
 
     ``exits``: (total, rate) by reason; ``pmis``: totals by PMI_WORDS and ``spurious``. ``avoided``:
     accesses that did not exit; it, ``spurious`` and ``floor_ns`` are None where the guest does not
-    record. ``dropped``: values that found no room.
+    record. ``dropped``: values that found no room; ``refused``: what its guest said that cannot be.
     """
 
     vm: str
@@ -73,6 +73,7 @@ class VcpuRow:
     floor_ns: Ns | None
     record_ns: Ns | None
     dropped: int
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ class Model:
         if guests:
             avoided = _count(now, seen.base, numbers, PAGE)
             avoided_rate = self._rate(_count(now, seen.before, numbers, PAGE))
-            spurious = _spurious(now, numbers) - _spurious(seen.base, numbers)
+            spurious = max(_spurious(now, numbers) - _spurious(seen.base, numbers), 0)
         floors = sorted(guest.floor_ns for guest in guests if guest.floor_ns)
         records = sorted(guest.record_ns for guest in guests)
         return VcpuRow(
@@ -289,6 +290,7 @@ class Model:
             floor_ns=floors[len(floors) // 2] if floors else None,
             record_ns=records[len(records) // 2] if records else None,
             dropped=sum(guest.dropped for guest in guests),
+            refused=sum(guest.refused for guest in guests),
         )
 
     def _histogram(self, seen: _Seen, numbers: Sequence[int], keys: Iterable[Key]) -> Histogram:

@@ -18,6 +18,7 @@ from pvpmu.console.tables import (
     register_table,
     total_table,
     vcpu_table,
+    warnings,
 )
 
 _TALL = 36
@@ -119,10 +120,7 @@ def _notes(model: Model) -> list[Line]:
         if vm.ended:
             name = f"{vm.name} ({vm.design}): " if len(model.vms) > 1 else ""
             notes.append(Line(f"{name}{vm.condition}; the last numbers stay", "bold red"))
-    dropped = sum(row.dropped for row in model.totals())
-    if dropped:
-        notes.append(Line(f"{units.count(dropped)} values not recorded: no room", "bold red"))
-    return notes
+    return [*notes, *(Line(text, "bold red") for text in warnings(model.totals()))]
 
 
 def _latencies(model: Model, view: View, width: int, letters: str, *, tall: bool) -> list[Line]:

@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pvpmu.shared import liveview
-from pvpmu.shared.histogram import BUCKETS
+from pvpmu.shared.histogram import BUCKETS, TOP_BITS
 from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.liveview import EXIT_KEYS, PMI_WORDS, Key, State, Status
 from pvpmu.shared.units import Ns
 
+MOST = 1 << 53
+"""What a guest may say that it counted, of a series in all: a double holds it exactly, sums of all
+vCPUs fit 64 bits, and an access every 100 ns takes 28 years to get there."""
+_LONGEST_NS = 1 << TOP_BITS
 _STATES = {int(state): state for state in State}
 _STATUSES = {int(status): status for status in Status}
 GUEST_HEAD = liveview.GUEST_COUNTS
@@ -29,7 +33,8 @@ Buckets = Mapping[int, int]
 class GuestPart:
     """What a vCPU's guest recorded. ``timer_ns``, ``record_ns``, ``floor_ns``: see GUEST_VCPU.
 
-    ``counts``: values in each of the ``series``.
+    ``counts``: values in each of the ``series``. ``refused``: how many words and series said more
+    than can be (MOST, or a time that no histogram holds); they count as 0, and as not there.
     """
 
     timer_ns: Ns = 0
@@ -37,6 +42,7 @@ class GuestPart:
     floor_ns: Ns = 0
     spurious: int = 0
     dropped: int = 0
+    refused: int = 0
     series: Mapping[Key, Buckets] = field(default_factory=dict)
     counts: Mapping[Key, int] = field(default_factory=dict)
 
@@ -147,7 +153,16 @@ def guest_of(words: Sequence[int], histogram: Callable[[int], Sequence[int]]) ->
 
     ``histogram`` reads the BUCKETS words of a series by number.
     """
-    series = {}
+    refused = 0
+
+    def checked(word: int, most: int) -> int:
+        nonlocal refused
+        if words[word] <= most:
+            return words[word]
+        refused += 1
+        return 0
+
+    series, totals = {}, {}
     for number in range(liveview.SERIES):
         word = words[liveview.GUEST_KEYS + number]
         if not word:
@@ -158,13 +173,20 @@ def guest_of(words: Sequence[int], histogram: Callable[[int], Sequence[int]]) ->
             continue
         counts = histogram(number)
         assert len(counts) == BUCKETS
+        total = sum(counts)
+        if total > MOST:
+            refused += 1
+            continue
         series[key] = {bucket: count for bucket, count in enumerate(counts) if count}
+        totals[key] = total
     return GuestPart(
-        timer_ns=words[liveview.GUEST_TIMER],
-        record_ns=words[liveview.GUEST_RECORD],
-        floor_ns=words[liveview.GUEST_FLOOR],
-        spurious=words[liveview.GUEST_SPURIOUS],
-        dropped=words[liveview.GUEST_DROPPED],
+        timer_ns=checked(liveview.GUEST_TIMER, _LONGEST_NS),
+        record_ns=checked(liveview.GUEST_RECORD, _LONGEST_NS),
+        floor_ns=checked(liveview.GUEST_FLOOR, _LONGEST_NS),
+        spurious=checked(liveview.GUEST_SPURIOUS, MOST),
+        dropped=checked(liveview.GUEST_DROPPED, MOST),
+        # Last: Python evaluates in this order, and those before may add to it.
+        refused=refused,
         series=series,
-        counts={key: sum(buckets.values()) for key, buckets in series.items()},
+        counts=totals,
     )

@@ -158,6 +158,20 @@ def total_table(rows: Sequence[VcpuRow], width: int) -> Table:
     return Table(columns, cells)
 
 
+def warnings(rows: Sequence[VcpuRow]) -> list[str]:
+    """What no number of a VM's totals shows, and a user must not miss; a line each."""
+    found = []
+    dropped = sum(row.dropped for row in rows)
+    if dropped:
+        found.append(f"{units.count(dropped)} values not recorded: no room")
+    refused = sum(row.refused for row in rows)
+    if refused:
+        found.append(
+            f"{units.count(refused)} of the guest's series and words refused: beyond what can be"
+        )
+    return found
+
+
 def arranged(rows: Sequence[RegisterRow], view: View) -> list[RegisterRow]:
     """The registers that the view's filter lets through, in its order."""
     pattern = re.compile(view.pattern, re.IGNORECASE) if view.pattern else None

@@ -254,6 +254,29 @@ def test_once_is_a_full_report_as_text_json_and_csv(publish: Any) -> None:
     assert {row["vcpu"] for row in rows if row["kind"] == "register"} == {"1"}
 
 
+def test_what_a_hostile_guest_counted_is_refused_in_every_form(
+    publish: Any, screen: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("hdrh.histogram")
+    published = publish()
+    fill(published)
+    words = published.guest.words[liveview.guest_area(0)]
+    words[liveview.GUEST_COUNTS + 10] = 1 << 63
+    words[liveview.GUEST_COUNTS + 3000] = 1
+    said = "1 of the guest's series and words refused: beyond what can be"
+    args = ("-s", "0.1", "-n", "1", published.name)
+    folder, log = tmp_path / "hgrm", tmp_path / "top.hlog"
+    done = top(*args, "--json", "--hgrm", str(folder), "--hlog", str(log))
+    assert (done.returncode, f"pvpmu: {said}" in done.stderr.splitlines()) == (0, True)
+    assert json.loads(done.stdout)["vms"][0]["refused"] == 1
+    rows = list(csv.DictReader(io.StringIO(top(*args, "--csv").stdout)))
+    assert {row["total"] for row in rows if row["name"] == "refused"} == {"1"}
+    shown = screen(80, 24, published.name)
+    shown.until(said)
+    shown.type("q")
+    assert shown.ended() == 0
+
+
 def test_several_vms_stand_side_by_side(publish: Any) -> None:
     names = []
     for design in ("trap", "page"):

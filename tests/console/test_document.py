@@ -68,7 +68,7 @@ def test_csv_has_a_row_for_each_number(model: Model) -> None:
     table.writerows(csv_rows(model, 5.0))
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
     assert {row["kind"] for row in rows} == {
-        "state", "exit", "pmi", "avoided", "register", "latency",
+        "state", "exit", "pmi", "avoided", "lost", "register", "latency",
     }  # fmt: skip
     totals = {row["vcpu"]: row["total"] for row in rows if row["kind"] == "exit"}
     assert totals == {"0": "4", "1": "4", "all": "8"}

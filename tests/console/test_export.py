@@ -11,8 +11,9 @@ import pytest
 
 from pvpmu.console import export
 from pvpmu.console.export import encoded, hgrm, histograms, hlog, series_name, write_hgrm
+from pvpmu.console.snapshot import MOST
 from pvpmu.shared.exits import ExitReason
-from pvpmu.shared.histogram import bucket_of, highest_of
+from pvpmu.shared.histogram import BUCKETS, bucket_of, highest_of
 from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, Key
 
 ENDS = [{}, {0: 1}, {bucket_of(1000): 3}, {bucket_of((1 << 32) - 1): 2, 5: 1}]
@@ -79,6 +80,18 @@ def test_an_hgrm_file_ends_with_its_moments() -> None:
     assert "Mean    =       150.00, StdDeviation   =        50.00" in lines[0]
     assert "Max     =       200.00, TotalCount     =         4.00" in lines[1]
     assert "SubBuckets     =          256" in lines[2]
+
+
+def test_the_most_that_all_vcpus_can_say_has_an_end_as_text_and_as_log(library: Any) -> None:
+    counts = {10: 64 * MOST, 3000: 1}
+    seen = [int(line.split()[2]) for line in hgrm(counts).splitlines()[2:-3]]
+    # The last value's level, and the end.
+    assert seen[-3:] == [64 * MOST, 64 * MOST + 1, 64 * MOST + 1]
+    # Five for each power of two of the values.
+    assert len(seen) < 5 * 62
+    full = dict.fromkeys(range(0, BUCKETS, 100), 64 * MOST)
+    decoded = library.HdrHistogram.decode(encoded(full))
+    assert decoded.get_count_at_value(100) == 64 * MOST
 
 
 @pytest.mark.parametrize("counts", CASES, ids=range(len(CASES)))

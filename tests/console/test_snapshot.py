@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvpmu.console.snapshot import GUEST_HEAD, design_of, guest_of, status_of, vcpu_of
+from pvpmu.console.snapshot import GUEST_HEAD, MOST, design_of, guest_of, status_of, vcpu_of
 from pvpmu.shared import liveview
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import BUCKETS
@@ -60,6 +60,38 @@ def test_a_guest_has_a_series_for_each_key_until_the_first_free_one() -> None:
     assert guest.floor_ns == 8000
     # What is not used is not read.
     assert read == [0, 1]
+
+
+def test_a_series_that_nobody_can_have_counted_is_refused_and_said() -> None:
+    words = [0] * GUEST_HEAD
+    words[liveview.GUEST_KEYS] = KEY.encode()
+    words[liveview.GUEST_KEYS + 1] = HANDLER_KEY.encode()
+    counts = [[1] * BUCKETS, [MOST - BUCKETS + 1] + [1] * (BUCKETS - 1)]
+    guest = guest_of(words, counts.__getitem__)
+    assert (guest.refused, guest.counts) == (0, {KEY: BUCKETS, HANDLER_KEY: MOST})
+    counts[1][7] += 1
+    guest = guest_of(words, counts.__getitem__)
+    assert (guest.refused, set(guest.series), set(guest.counts)) == (1, {KEY}, {KEY})
+
+
+def test_words_that_cannot_be_are_0_and_said() -> None:
+    words = [0] * GUEST_HEAD
+    words[liveview.GUEST_TIMER] = words[liveview.GUEST_RECORD] = words[liveview.GUEST_FLOOR] = (
+        1 << 32
+    )
+    words[liveview.GUEST_SPURIOUS] = words[liveview.GUEST_DROPPED] = MOST
+    guest = guest_of(words, lambda _: [])
+    assert (guest.floor_ns, guest.spurious, guest.dropped, guest.refused) == (
+        1 << 32,
+        MOST,
+        MOST,
+        0,
+    )
+    for word in range(liveview.GUEST_TIMER, liveview.GUEST_DROPPED + 1):
+        words[word] += 1
+    guest = guest_of(words, lambda _: [])
+    assert (guest.timer_ns, guest.record_ns, guest.floor_ns) == (0, 0, 0)
+    assert (guest.spurious, guest.dropped, guest.refused) == (0, 0, 5)
 
 
 @pytest.mark.parametrize("word", [0xFF, (1 << 64) - 1, 6])
