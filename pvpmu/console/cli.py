@@ -76,7 +76,11 @@ def add_commands(commands: Any) -> None:  # argparse names the type privately
         metavar="S",
         help="how long to wait for the hosts to start (%(default)g s)",
     )
-    top.add_argument("--hgrm", metavar="DIR", help="at the end write histograms there, .hgrm files")
+    top.add_argument(
+        "--hgrm",
+        metavar="DIR",
+        help="at the end write there what was recorded meanwhile, .hgrm files",
+    )
     top.add_argument("--hlog", metavar="FILE", help="likewise one HdrHistogram V2 log (extra: hdr)")
     top.add_argument("--svg", metavar="FILE", help="at the end write the screen there as SVG")
 
@@ -112,13 +116,12 @@ def _top(args: argparse.Namespace) -> int:
         # What is measured comes first.
         os.nice(_NICE)
         watch = Watch(attached)
-        started = time.time()
         # Ctrl-C is how a view without an end is ended.
         with contextlib.suppress(KeyboardInterrupt):
             _show(args, watch)
         for line in warnings(watch.model.totals()):
             print(f"pvpmu: {line}", file=sys.stderr)
-        _write(args, watch, started)
+        _write(args, watch)
     return 0
 
 
@@ -257,14 +260,16 @@ def _lines_writer(watch: Watch) -> Callable[[], None]:
     return write
 
 
-def _write(args: argparse.Namespace, watch: Watch, started: float) -> None:
+def _write(args: argparse.Namespace, watch: Watch) -> None:
     """What was asked for at the end."""
-    vms = watch.model.vms
+    vms = watch.model.recorded()
+    if (args.hgrm or args.hlog) and not any(vm.series for vm in vms):
+        print("pvpmu: no latency was recorded while the view looked", file=sys.stderr)
     if args.hgrm is not None:
         files = export.write_hgrm(Path(args.hgrm), vms)
         print(f"wrote {len(files)} files to {args.hgrm}", file=sys.stderr)
     if args.hlog is not None:
-        text = export.hlog(vms, started, time.time() - started)
+        text = export.hlog(vms, time.time() - time.monotonic())
         Path(args.hlog).write_text(text, "utf-8")
         print(f"wrote {args.hlog}", file=sys.stderr)
     if args.svg is not None:

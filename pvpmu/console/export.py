@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pvpmu.console.snapshot import Buckets, VmSnapshot
+from pvpmu.console.model import Recorded
+from pvpmu.console.snapshot import Buckets
 from pvpmu.shared import registers as msr
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.exits import ExitReason, reason_name
@@ -21,16 +22,10 @@ _DIGITS = 2
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-def histograms(vm: VmSnapshot) -> Iterator[tuple[str, Buckets]]:
-    """Name and counts of each series of a VM, its vCPUs added."""
-    together: dict[Key, dict[int, int]] = {}
-    for vcpu in vm.vcpus:
-        for key, buckets in (vcpu.guest.series if vcpu.guest is not None else {}).items():
-            into = together.setdefault(key, {})
-            for bucket, count in buckets.items():
-                into[bucket] = into.get(bucket, 0) + count
-    for key, counts in sorted(together.items()):
-        yield _UNSAFE.sub("_", f"{vm.name}.{vm.design}.{series_name(key)}"), counts
+def histograms(vm: Recorded) -> Iterator[tuple[str, Buckets]]:
+    """Name and counts of each series of a VM."""
+    for key, counts in sorted(vm.series.items()):
+        yield _UNSAFE.sub("_", f"{vm.vm}.{vm.design}.{series_name(key)}"), counts
 
 
 def series_name(key: Key) -> str:
@@ -94,7 +89,7 @@ def _moments(counts: Buckets, total: int) -> tuple[float, float]:
     return mean, math.sqrt(square / total)
 
 
-def write_hgrm(folder: Path, vms: Iterable[VmSnapshot]) -> list[Path]:
+def write_hgrm(folder: Path, vms: Iterable[Recorded]) -> list[Path]:
     """One .hgrm file for each series; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -123,20 +118,22 @@ def encoded(counts: Buckets) -> str:
     return payload.decode("ascii")
 
 
-def hlog(vms: Iterable[VmSnapshot], started_s: float, seconds: float) -> str:
+def hlog(vms: Sequence[Recorded], epoch_s: float) -> str:
     """An HdrHistogram log (format 1.3): a tagged line for each series, values in ns.
 
-    ``started_s``: seconds since 1970; ``seconds``: how long the values were recorded.
+    Each line's interval is that in which its values were recorded. ``epoch_s``: what to add to the
+    seconds of ``vms`` for seconds since 1970.
     """
+    began = min(vm.begun for vm in vms)
     lines = [
         "#[Histogram log format version 1.3]",
         "#[pvpmu top: latencies, ns]",
-        f"#[StartTime: {started_s:.3f} (seconds since epoch)]",
+        f"#[StartTime: {began + epoch_s:.3f} (seconds since epoch)]",
         '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"',
     ]
     for vm in vms:
         for name, counts in histograms(vm):
-            largest = highest_of(max(counts)) if counts else 0
-            times = f"0.000,{max(seconds, 0):.3f},{largest:.3f}"
+            largest = highest_of(max(counts))
+            times = f"{vm.begun - began:.3f},{vm.ended - vm.begun:.3f},{largest:.3f}"
             lines.append(f"Tag={name},{times},{encoded(counts)}")
     return "\n".join(lines) + "\n"

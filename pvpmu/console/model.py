@@ -120,13 +120,33 @@ class RateRow:
     trend: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a VM's guest recorded while it was looked at: counts by series, its vCPUs added.
+
+    From ``begun``, its first snapshot or the last reset, to ``ended``, the latest one: seconds of
+    the model's clock. Series without a value in between are not there.
+    """
+
+    vm: str
+    design: str
+    begun: float
+    ended: float
+    series: Mapping[Key, Buckets]
+
+
 @dataclass(slots=True)
 class _Seen:
-    """One VM: the snapshots that its rows compare, and its history by (vCPU or None, kind)."""
+    """One VM: the snapshots that its rows compare, and its history by (vCPU or None, kind).
+
+    ``base``: what totals begin at, None for 0; ``first``: of the time ``begun``, as of Recorded.
+    """
 
     base: VmSnapshot | None
     before: VmSnapshot
     now: VmSnapshot
+    first: VmSnapshot
+    begun: float
     history: dict[tuple[int | None, str], deque[tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -160,7 +180,7 @@ class Model:
         for vm in vms:
             seen = self._seen.get(vm.name)
             if seen is None:
-                self._seen[vm.name] = _Seen(None, vm, vm)
+                self._seen[vm.name] = _Seen(None, vm, vm, vm, time)
             else:
                 seen.before, seen.now = seen.now, vm
                 self._remember(seen)
@@ -168,7 +188,8 @@ class Model:
     def reset(self) -> None:
         """Totals and histograms begin at 0 here."""
         for seen in self._seen.values():
-            seen.base = seen.before = seen.now
+            seen.base = seen.before = seen.first = seen.now
+            seen.begun = self._time
 
     # Rows ------------------------------------------------------------------------------------
 
@@ -250,6 +271,21 @@ class Model:
             for kind in RATES
             for seen in self._seen.values()
         ]
+
+    def recorded(self) -> list[Recorded]:
+        """What each VM's guest recorded since its first snapshot or the last reset."""
+        found = []
+        for seen in self._seen.values():
+            numbers = range(len(seen.now.vcpus))
+            series: dict[Key, dict[int, int]] = {}
+            for key in {key for number in numbers for key in _series(seen.now, number)}:
+                together: dict[int, int] = {}
+                for number in numbers:
+                    _add(together, seen.now, seen.first, number, [key])
+                if together:
+                    series[key] = together
+            found.append(Recorded(seen.now.name, seen.now.design, seen.begun, self._time, series))
+        return found
 
     # Helpers ---------------------------------------------------------------------------------
 

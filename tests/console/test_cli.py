@@ -9,12 +9,14 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -321,18 +323,46 @@ def test_where_no_host_runs_that_is_one_line(
 
 
 def test_histograms_and_the_screen_are_written_at_the_end(publish: Any, tmp_path: Path) -> None:
+    pytest.importorskip("hdrh.histogram")
     published = publish()
     fill(published)
     svg, folder, log = tmp_path / "top.svg", tmp_path / "hgrm", tmp_path / "top.hlog"
-    pytest.importorskip("hdrh.histogram")
-    done = top(
-        "--once", "-s", "0.1", published.name,
-        "--svg", str(svg), "--hgrm", str(folder), "--hlog", str(log),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    files = "--svg", str(svg), "--hgrm", str(folder), "--hlog", str(log)
+    began = time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvpmu.cli", "top", published.name, "-s", "0.1", *files],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    # The view has looked: what comes now is what it is to write, and nothing from before.
+    fill(published)
+    published.end(Status.DONE)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    ended = time.time()
+    assert process.returncode == 0, errors
     assert svg.read_text("utf-8").startswith("<svg")
-    assert len(list(folder.iterdir())) == 3
-    assert log.read_text("utf-8").count("Tag=") == 3
+    written = [path.read_text("utf-8") for path in folder.iterdir()]
+    assert len(written) == 3
+    assert all("TotalCount     =         1.00" in text for text in written)
+    text = log.read_text("utf-8")
+    assert text.count("Tag=") == 3
+    (start,) = re.findall(r"StartTime: ([0-9.]+)", text)
+    assert began <= float(start) + 0.001 <= ended
+    for line in text.splitlines():
+        if line.startswith("Tag="):
+            assert float(start) + float(line.split(",")[2]) <= ended + 0.002
+
+
+def test_where_nothing_was_recorded_meanwhile_that_is_said(publish: Any, tmp_path: Path) -> None:
+    published = publish()
+    fill(published)
+    done = top("--once", "-s", "0.1", published.name, "--hgrm", str(tmp_path))
+    assert done.returncode == 0
+    assert "pvpmu: no latency was recorded while the view looked\n" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from pvpmu.console import export
 from pvpmu.console.export import encoded, hgrm, histograms, hlog, series_name, write_hgrm
+from pvpmu.console.model import Model, Recorded
 from pvpmu.console.snapshot import MOST
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import BUCKETS, bucket_of, highest_of
@@ -29,6 +30,14 @@ def drawn(seed: int, count: int) -> dict[int, int]:
 
 
 CASES = [*ENDS, drawn(1, 10), drawn(2, 1000), drawn(3, 50_000)]
+
+
+def recorded(*snapshots: Any) -> list[Recorded]:
+    """As of views that looked every 2.5 s, from 100 s on."""
+    model = Model()
+    for number, snapshot in enumerate(snapshots):
+        model.update(100.0 + 2.5 * number, [snapshot])
+    return model.recorded()
 
 
 @pytest.fixture
@@ -107,7 +116,7 @@ def test_the_library_decodes_what_was_counted(library: Any, counts: dict[int, in
 def test_a_log_has_a_tagged_line_for_each_series(library: Any, new_vm: Any) -> None:
     status = Key(ExitReason.MSR_READ, 0x38E, AccessPath.PAGE)
     vm = new_vm(series=[{status: {180: 5}}, {status: {180: 2, 190: 1}, HANDLER_KEY: {900: 4}}])
-    lines = hlog([vm], 1_700_000_000.0, 2.5).splitlines()
+    lines = hlog(recorded(new_vm(series=[{}, {}]), vm), 1_699_999_900.0).splitlines()
     assert lines[0] == "#[Histogram log format version 1.3]"
     assert "#[StartTime: 1700000000.000 (seconds since epoch)]" in lines
     tagged = [line.split(",") for line in lines if line.startswith("Tag=")]
@@ -121,10 +130,41 @@ def test_a_log_has_a_tagged_line_for_each_series(library: Any, new_vm: Any) -> N
     assert merged.get_total_count() == 8
 
 
+def test_a_log_has_what_was_recorded_in_the_interval_that_it_states(
+    library: Any, new_vm: Any
+) -> None:
+    status = Key(ExitReason.MSR_READ, 0x38E, AccessPath.PAGE)
+    before = new_vm(series=[{status: {180: 1000, 200: 7}, HANDLER_KEY: {900: 4}}])
+    after = new_vm(series=[{status: {180: 1002, 190: 1, 200: 7}, HANDLER_KEY: {900: 4}}])
+    model = Model()
+    model.update(50.0, [before])
+    model.update(52.0, [before, new_vm("late", series=[{HANDLER_KEY: {5: 1}}])])
+    model.update(56.0, [after, new_vm("late", series=[{HANDLER_KEY: {5: 3}}])])
+    *_, first, second = hlog(model.recorded(), 1000.0).splitlines()
+    tag, start, length, _, payload = first.split(",")
+    assert tag.startswith("Tag=vm0.page.MSR_CORE_PERF_GLOBAL_STATUS")
+    assert (float(start), float(length)) == (0.0, 6.0)
+    decoded = library.HdrHistogram.decode(payload)
+    assert (decoded.get_total_count(), decoded.get_count_at_value(180)) == (3, 2)
+    tag, start, length, _, payload = second.split(",")
+    assert (tag, float(start), float(length)) == ("Tag=late.page.PMI_handler", 2.0, 4.0)
+    assert library.HdrHistogram.decode(payload).get_total_count() == 2
+
+
+def test_after_a_reset_what_is_written_begins_there(new_vm: Any) -> None:
+    model = Model()
+    for time, count in ((10.0, 5), (11.0, 8), (12.0, 9)):
+        model.update(time, [new_vm(series=[{HANDLER_KEY: {900: count}}])])
+        if time == 11.0:
+            model.reset()
+    (vm,) = model.recorded()
+    assert (vm.begun, vm.ended, vm.series) == (11.0, 12.0, {HANDLER_KEY: {900: 1}})
+
+
 def test_each_series_has_a_file_whose_name_no_folder_minds(new_vm: Any, tmp_path: Path) -> None:
     keys = [HANDLER_KEY, Key(ExitReason.RDPMC, 1 << 30, AccessPath.EXIT)]
     vm = new_vm(design="my/../design", series=[{key: {5: 1} for key in keys}])
-    paths = write_hgrm(tmp_path / "new", [vm])
+    paths = write_hgrm(tmp_path / "new", recorded(new_vm(design=vm.design), vm))
     assert [path.parent for path in paths] == [tmp_path / "new"] * 2
     assert {path.name for path in paths} == {
         "vm0.my_.._design.PMI_handler.hgrm",
@@ -149,7 +189,8 @@ def test_a_series_is_named_by_register_operation_and_path(key: Key, name: str) -
 
 
 def test_a_vm_that_records_nothing_has_no_histograms(new_vm: Any) -> None:
-    assert list(histograms(new_vm())) == []
+    (vm,) = recorded(new_vm(), new_vm())
+    assert list(histograms(vm)) == []
 
 
 def test_without_the_library_a_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
