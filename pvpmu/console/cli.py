@@ -201,7 +201,7 @@ def _show(args: argparse.Namespace, watch: Watch) -> None:
             print("\n".join(lines.report(watch.model, view)), flush=True)
 
     else:
-        write = _lines_writer(watch)
+        write = _lines_writer(watch, view)
     for _ in _paced(watch, view.interval_s, updates):
         write()
     return None
@@ -230,7 +230,7 @@ def _paced(watch: Watch, interval_s: float, updates: int | None) -> Iterator[Non
 
 def _json_writer(watch: Watch, view: View) -> Callable[[], None]:
     def write() -> None:
-        made = document.document(watch.model, time.time(), view.interval_s, view.vcpu)
+        made = document.document(watch.model, time.time(), view)
         print(json.dumps(made), flush=True)
 
     return write
@@ -241,19 +241,20 @@ def _csv_writer(watch: Watch, view: View) -> Callable[[], None]:
     table.writeheader()
 
     def write() -> None:
-        table.writerows(document.csv_rows(watch.model, time.time(), view.vcpu))
+        table.writerows(document.csv_rows(watch.model, time.time(), view))
         sys.stdout.flush()
 
     return write
 
 
-def _lines_writer(watch: Watch) -> Callable[[], None]:
+def _lines_writer(watch: Watch, view: View) -> Callable[[], None]:
     done = 0
 
     def write() -> None:
         nonlocal done
         titled = not done % lines.REPEAT
-        print("\n".join(lines.update(watch.model, time.strftime("%H:%M:%S"), titled=titled)))
+        clock = time.strftime("%H:%M:%S")
+        print("\n".join(lines.update(watch.model, view, clock, titled=titled)))
         sys.stdout.flush()
         done += 1
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from pvpmu.console.keys import View
 from pvpmu.console.model import Latency, Model, RegisterRow, VcpuRow
+from pvpmu.console.tables import arranged
 
 SCHEMA = "pvpmu-top/1"
 CSV_COLUMNS = (
@@ -16,16 +18,15 @@ CSV_COLUMNS = (
 """``kind``: state, exit, pmi, avoided, lost (of a vCPU or all), register, latency."""
 
 
-def document(
-    model: Model, time: float, interval_s: float, vcpu: int | None = None
-) -> dict[str, Any]:
-    """One update. ``time``: seconds since 1970; registers and latencies of one vCPU or all."""
-    registers, latencies = model.register_rows(vcpu), model.latency_rows(vcpu)
+def document(model: Model, time: float, view: View) -> dict[str, Any]:
+    """One update. ``time``: seconds since 1970; registers and latencies as in the view."""
+    registers = arranged(model.register_rows(view.vcpu), view)
+    latencies = model.latency_rows(view.vcpu)
     totals, vcpus = model.totals(), model.vcpu_rows()
     return {
         "schema": SCHEMA,
         "time": round(time, 3),
-        "interval_s": interval_s,
+        "interval_s": view.interval_s,
         "vms": [
             {
                 "name": vm.name,
@@ -57,8 +58,8 @@ def document(
     }
 
 
-def csv_rows(model: Model, time: float, vcpu: int | None = None) -> Iterator[dict[str, object]]:
-    """One update as rows of CSV_COLUMNS."""
+def csv_rows(model: Model, time: float, view: View) -> Iterator[dict[str, object]]:
+    """One update as rows of CSV_COLUMNS; registers and latencies as in the view."""
     for row in [*(row for row in model.vcpu_rows() if row.vcpu is not None), *model.totals()]:
         own = {"time": f"{time:.3f}", "vm": row.vm, "design": row.design}
         own["vcpu"] = "all" if row.vcpu is None else str(row.vcpu)
@@ -73,8 +74,8 @@ def csv_rows(model: Model, time: float, vcpu: int | None = None) -> Iterator[dic
             yield {**own, "kind": "avoided", "total": row.avoided, "rate": rate}
             yield {**own, "kind": "lost", "name": "not recorded", "total": row.dropped}
             yield {**own, "kind": "lost", "name": "refused", "total": row.refused}
-    chosen = "all" if vcpu is None else str(vcpu)
-    for register in model.register_rows(vcpu):
+    chosen = "all" if view.vcpu is None else str(view.vcpu)
+    for register in arranged(model.register_rows(view.vcpu), view):
         yield {
             "time": f"{time:.3f}",
             "vm": register.vm,
@@ -89,7 +90,7 @@ def csv_rows(model: Model, time: float, vcpu: int | None = None) -> Iterator[dic
             "rate": _rate(register.rate),
             **_quantiles(register.latency),
         }
-    for latency in model.latency_rows(vcpu):
+    for latency in model.latency_rows(view.vcpu):
         yield {
             "time": f"{time:.3f}",
             "vm": latency.vm,

@@ -30,8 +30,11 @@ def report(model: Model, view: View) -> list[str]:
     return lines
 
 
-def update(model: Model, clock: str, *, titled: bool) -> list[str]:
-    """A line for each VM: rates, and p50 of each kind of latency. ``clock``: the time of day."""
+def update(model: Model, view: View, clock: str, *, titled: bool) -> list[str]:
+    """A line for each VM: rates, and p50 of each kind of latency. ``clock``: the time of day.
+
+    The view's choice of a vCPU is that of the latencies, as everywhere.
+    """
     columns = [
         Column("time", 8, text=True),
         Column("vm", 10, text=True),
@@ -44,7 +47,7 @@ def update(model: Model, clock: str, *, titled: bool) -> list[str]:
         Column("exits", 11),
         Column("avoided", 11),
     ]
-    latencies = {(row.vm, row.kind): row for row in model.latency_rows()}
+    latencies = {(row.vm, row.kind): row for row in model.latency_rows(view.vcpu)}
     vcpus = model.vcpu_rows()
     rows = []
     for vm, total in zip(model.vms, model.totals(), strict=True):

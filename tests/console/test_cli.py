@@ -256,6 +256,19 @@ def test_once_is_a_full_report_as_text_json_and_csv(publish: Any) -> None:
     assert {row["vcpu"] for row in rows if row["kind"] == "register"} == {"1"}
 
 
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_a_filter_is_one_in_data_too(publish: Any, form: str) -> None:
+    published = publish()
+    fill(published)
+    text = top("--once", form, "-s", "0.1", "-f", "status|HLT", published.name).stdout
+    if form == "--json":
+        names = {register["name"] for register in json.loads(text)["vms"][0]["registers"]}
+    else:
+        rows = csv.DictReader(io.StringIO(text))
+        names = {row["name"] for row in rows if row["kind"] == "register"}
+    assert names == {"MSR_CORE_PERF_GLOBAL_STATUS"}
+
+
 def test_what_a_hostile_guest_counted_is_refused_in_every_form(
     publish: Any, screen: Any, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ def model(new_vm: Any) -> Model:
 
 
 def test_a_document_says_what_it_is_and_survives_json(model: Model) -> None:
-    made = json.loads(json.dumps(document(model, 1_700_000_000.1234, 2.0)))
+    made = json.loads(json.dumps(document(model, 1_700_000_000.1234, View(2.0))))
     assert (made["schema"], made["time"], made["interval_s"]) == (SCHEMA, 1_700_000_000.123, 2.0)
     (vm,) = made["vms"]
     assert (vm["name"], vm["design"], vm["condition"]) == ("vm0", "page", "guest 4711")
@@ -47,7 +47,7 @@ def test_a_document_says_what_it_is_and_survives_json(model: Model) -> None:
 
 
 def test_a_documents_registers_and_latencies_are_the_rows(model: Model) -> None:
-    (vm,) = document(model, 0.0, 2.0)["vms"]
+    (vm,) = document(model, 0.0, View(2.0))["vms"]
     registers = {each["name"]: each for each in vm["registers"]}
     status = registers["MSR_CORE_PERF_GLOBAL_STATUS"]
     assert (status["address"], status["op"], status["path"]) == (0x38E, "R", "page")
@@ -57,7 +57,7 @@ def test_a_documents_registers_and_latencies_are_the_rows(model: Model) -> None:
     assert set(kinds) == {"page", "exit", "PMI handler"}
     assert kinds["page"]["buckets"] == [[180, 40]]
     assert kinds["exit"]["p50_ns"] == value_of(SLOW)
-    (only,) = document(model, 0.0, 2.0, vcpu=1)["vms"]
+    (only,) = document(model, 0.0, View(2.0, vcpu=1))["vms"]
     assert sum(each["total"] for each in only["registers"]) == 24
 
 
@@ -65,7 +65,7 @@ def test_csv_has_a_row_for_each_number(model: Model) -> None:
     out = io.StringIO()
     table = csv.DictWriter(out, CSV_COLUMNS)
     table.writeheader()
-    table.writerows(csv_rows(model, 5.0))
+    table.writerows(csv_rows(model, 5.0, View(2.0)))
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
     assert {row["kind"] for row in rows} == {
         "state", "exit", "pmi", "avoided", "lost", "register", "latency",
@@ -87,15 +87,22 @@ def test_a_report_has_every_table(model: Model) -> None:
 
 
 def test_an_update_is_a_line_for_each_vm_under_a_title(model: Model) -> None:
-    title, line = update(model, "12:00:01", titled=True)
+    title, line = update(model, View(1.0), "12:00:01", titled=True)
     assert title.split()[:4] == ["time", "vm", "design", "state"]
     assert line.split()[:7] == ["12:00:01", "vm0", "page", "RUNNING", "2", "4", "20"]
     assert line.split()[7:] == ["180ns", "8.99us", "8.99us", "8", "40"]
-    assert update(model, "12:00:01", titled=False) == [line]
+    assert update(model, View(1.0), "12:00:01", titled=False) == [line]
 
 
 def test_an_update_of_a_vm_without_latencies_has_signs_in_their_place(new_vm: Any) -> None:
     made = Model()
     made.update(1.0, [new_vm(exits=[{CTRL: 4}])])
-    _, line = update(made, "12:00:01", titled=True)
+    _, line = update(made, View(1.0), "12:00:01", titled=True)
     assert line.split()[6:10] == ["-"] * 4
+
+
+def test_an_update_has_the_latencies_of_the_chosen_vcpu(new_vm: Any) -> None:
+    made = Model()
+    made.update(1.0, [new_vm(series=[{STATUS: {FAST: 9}}, {STATUS: {SLOW: 9}}])])
+    (line,) = update(made, View(1.0, vcpu=1), "12:00:01", titled=False)
+    assert line.split()[7] == "8.99us"
