@@ -97,9 +97,29 @@ def writable(path: Path) -> Path:
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, expected a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not path.exists():
+        _may_make(path, path.parent)
+    elif not os.access(path, os.W_OK):
         raise UsageError(f"{path}: cannot be written")
     return path
+
+
+def writable_folder(path: Path) -> Path:
+    """``path``, if files can be written there, in a folder that is made if need be.
+
+    Raises :class:`UsageError`.
+    """
+    there = next(each for each in (path, *path.parents) if each.exists())
+    _may_make(path, there)
+    return path
+
+
+def _may_make(path: Path, folder: Path) -> None:
+    """Raise :class:`UsageError` if ``path`` cannot be made since ``folder`` is none, or closed."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{path}: cannot be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: cannot be written")
 
 
 def place(pin: str, vcpus: int) -> list[tuple[int, int]]:

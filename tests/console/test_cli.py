@@ -406,7 +406,10 @@ def test_a_mistake_is_one_line_and_status_2(args: list[str], words: str) -> None
         (["-f", "("], "is no regular expression"),
         (["-p", "7"], "--vcpu 7, expected 0 to 0"),
         (["--svg", "/nowhere/x.svg"], "/nowhere/x.svg: cannot be written"),
-        (["--hgrm", "/dev/null"], "/dev/null: is no folder"),
+        (["--hgrm", "/dev/null"], "/dev/null: cannot be written: /dev/null is no folder"),
+        (["--hgrm", "/dev/null/a/b"], "/dev/null/a/b: cannot be written: /dev/null is no folder"),
+        (["--hlog", "/dev/null/log"], "/dev/null/log: cannot be written: /dev/null is no folder"),
+        (["--svg", "/dev/null/svg"], "/dev/null/svg: cannot be written: /dev/null is no folder"),
     ],
 )
 def test_a_mistake_about_a_running_host_is_one_too(
@@ -416,6 +419,15 @@ def test_a_mistake_about_a_running_host_is_one_too(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_a_full_disk_is_one_line_with_the_files_name(publish: Any) -> None:
+    published = publish()
+    fill(published)
+    done = top(published.name, "-n", "1", "-s", "0.1", "--svg", "/dev/full")
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line == "pvpmu: error: /dev/full: cannot be written: No space left on device"
 
 
 def test_a_host_of_another_version_is_refused(publish: Any) -> None:
