@@ -32,7 +32,8 @@ SCHEMA = "pvpmu-bench/1"
 
 
 _LIVE_NOTE = (
-    "--live: every access, exit and handler of the timed passes was recorded for the live view; "
+    "--live: every access, exit and handler was recorded for the live view, and every exit of the "
+    "passes published; "
     "the handler's wall times and the accesses per second include that."
 )
 

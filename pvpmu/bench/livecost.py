@@ -23,8 +23,8 @@ _ROUNDS, _BATCH = 41, 100
 class LiveCosts:
     """Mean ns of each batch, the same without it subtracted.
 
-    ``publish``: what a host adds to an exit, always. ``record``: what a guest adds to an access of
-    the page with ``--live``, reading the clock twice included.
+    ``publish``: what publishing adds to an exit. ``record``: what a guest adds to an access of the
+    page with ``--live``, reading the clock twice included.
     """
 
     publish: list[float]

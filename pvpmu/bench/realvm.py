@@ -39,7 +39,8 @@ class RealConfig:
 
     ``period``: branches, or with the kernel's perf cycles, which are ns where it has only clocks.
     ``cpl``: where driver and program run; auto is 3 where the machine emulates CPL 0, else 0.
-    ``record_to``: where one more chunk of each design is recorded to.
+    ``record_to``: where one more chunk of each design is recorded to. ``live``: let the live view
+    see the VM of each design; what that takes is then in each exit.
     """
 
     designs: Sequence[Design]
@@ -50,6 +51,7 @@ class RealConfig:
     perf: Perf = "model"
     pin: str = "same"
     record_to: RecordTo | None = None
+    live: bool = False
 
     def vm_name(self, number: int) -> str:
         """Of the design of that number; the next is that of the two vCPUs at once."""
@@ -159,6 +161,7 @@ def _opened(
             pin=config.pin,
             perf=config.perf,
             recording=recording,
+            publish=config.live,
         )
     )
 

@@ -85,6 +85,7 @@ def bench_real(args: argparse.Namespace) -> int:
         cpl=args.cpl,
         pin=args.pin,
         record_to=record_to(args),
+        live=args.live,
     )
     with (
         # The view has the terminal; where there is none it prints a line now and then.

@@ -380,8 +380,8 @@ def _floors(result: Json) -> Iterator[str]:
     live = result["live_view"]
     if live is not None:
         yield (
-            f"live view (p50): publishing an exit {live['publish_ns']['p50']:.0f} ns, always; "
-            f"recording an access {live['record_ns']['p50']:.0f} ns, with --live"
+            f"live view (p50): publishing an exit {live['publish_ns']['p50']:.0f} ns, recording "
+            f"an access {live['record_ns']['p50']:.0f} ns; here with --live only"
         )
     environment = result["environment"]
     yield (

@@ -48,7 +48,8 @@ class VmConfig:
 
     ``load``: the host's own events. ``recording``: what the vCPUs are recorded to; it is closed
     with the VM. Inline it has both sides, else the guest's, and ``host_record`` is where the host
-    records itself to. ``live``: record latencies for the live view. ``perf``: of PERFS.
+    records itself to. ``live``: record latencies for the live view; the host publishes nothing
+    without, since that takes part of each exit. ``perf``: of PERFS.
     """
 
     design: Design
@@ -136,6 +137,8 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
         options += ["--host-event", event.text]
     if config.host_record is not None:
         options += config.host_record.options
+    if not config.live:
+        options.append("--no-publish")
     with (
         host_process(config.name, *options) as host,
         open_session(

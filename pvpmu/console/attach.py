@@ -30,6 +30,12 @@ def running() -> list[str]:
     return memory.live_vms(HOST_SIDE)
 
 
+def unpublished() -> list[str]:
+    """Names of the VMs whose hosts run and publish nothing."""
+    seen = running()
+    return [name for name in memory.live_vms("host") if name not in seen]
+
+
 class Attached(Closing):
     """One VM that is looked at. A context manager.
 
@@ -116,6 +122,8 @@ class Attached(Closing):
 def _nothing_there(name: str, why: str) -> str:
     if "No such file" not in why:
         return f"the host of {name!r} cannot be read: {why}"
+    if name in unpublished():
+        return f"the host of {name!r} publishes nothing for the view (--no-publish)"
     names = running()
     known = f"running: {', '.join(names)}" if names else "none is running"
     return f"no host of {name!r}; {known}"

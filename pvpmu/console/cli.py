@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pvpmu.console import document, export, lines
-from pvpmu.console.attach import Attached, running
+from pvpmu.console.attach import Attached, running, unpublished
 from pvpmu.console.keys import View, interval_problem
 from pvpmu.console.model import Model
 from pvpmu.console.tables import warnings
@@ -103,6 +103,11 @@ def _top(args: argparse.Namespace) -> int:
     if not names:
         names = running()
         if not names:
+            unseen = unpublished()
+            if unseen:
+                raise UsageError(
+                    f"no host publishes for the view (--no-publish): {', '.join(unseen)}"
+                )
             raise UsageError("no host is running: start pvpmu-host")
         if len(names) > 1:
             return _list(names)
@@ -160,7 +165,10 @@ def _list(names: Sequence[str]) -> int:
             print(f"{name}: design {vm.design}, vCPUs: {len(vm.vcpus)}, {vm.condition}")
     if len(names) > 1:
         print(f"{len(names)} hosts are running: pvpmu top NAME watches one, or several names")
-    elif not names:
+    unseen = unpublished()
+    for name in unseen:
+        print(f"{name}: not published (--no-publish)")
+    if not names and not unseen:
         print("no host is running")
     return 0
 

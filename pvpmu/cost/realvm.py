@@ -41,6 +41,7 @@ def real_costs() -> RealCosts:
         cpuid=PmuCpuid(),
         user=execution.user,
         name=f"calibrate-vm-{os.getpid()}",
+        publish=False,
     )
     with open_session(config) as vm:
         (khz,) = vm.run([TscJob()])

@@ -124,10 +124,16 @@ def _parser() -> CommandParser:
         help="let the guest make the VMM's calls (for a conformance kit only)",
     )
     add_record_options(parser)
-    parser.add_argument(
+    view = parser.add_mutually_exclusive_group()
+    view.add_argument(
         "--live",
         action="store_true",
         help="show the live view (pvpmu top), and have the guest record latencies for it",
+    )
+    view.add_argument(
+        "--no-publish",
+        action="store_true",
+        help="publish nothing for the live view: each exit is some 0.3 us shorter",
     )
     parser.add_argument(
         "--perf",
@@ -170,6 +176,7 @@ def run(argv: list[str]) -> int:
         wait_s=args.wait,
         record=record_to(args),
         live=args.live,
+        publish=not args.no_publish,
         perf=args.perf,
     )
     check_perf(config.perf, [design], recorded=config.record is not None)
@@ -212,6 +219,7 @@ def _vm_server(config: HostConfig, args: argparse.Namespace) -> Callable[..., No
             load=config.load,
             perf=args.perf,
             recording=recording,
+            publish=config.publish,
         )
 
     def serve_real(

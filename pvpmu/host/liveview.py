@@ -1,6 +1,7 @@
 """What a host publishes of its vCPUs for the live view: counts of exits and PMIs, and the state.
 
-Pure: words, counts and states are given. Cheap enough to be always on: docs/live.md has the cost.
+Pure: words, counts and states are given. Cheap enough to be on where nothing is measured:
+docs/live.md has the cost.
 """
 
 from __future__ import annotations
@@ -41,11 +42,16 @@ _UNKNOWN = liveview.HOST_EXITS + len(EXIT_KEYS) - 1
 
 
 class VmLive:
-    """The words of a VM's main process. ``name``: of the segment that holds them."""
+    """The words of a VM's main process. ``name``: of their segment, empty for none."""
 
     def __init__(self, name: str, words: Words) -> None:
         self.name = name
         self._words = words
+
+    @classmethod
+    def unpublished(cls) -> VmLive:
+        """Words that nobody sees; there is no segment, and so no name."""
+        return cls("", memoryview(bytearray(liveview.VM.size)).cast("Q"))
 
     @contextlib.contextmanager
     def serving(self, guest: int, vcpus: int) -> Iterator[None]:

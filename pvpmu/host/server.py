@@ -39,7 +39,8 @@ class HostConfig:
 
     ``wait_s``: how long a guest may take to come; ``pin``: see PINS. ``load``: the host's own
     events, and the physical PMU. ``test_port``: let the guest make the VMM's calls. ``live``: ask
-    the guest to record latencies for the live view. ``record``: where the vCPUs are recorded to.
+    the guest to record latencies for the live view; ``publish``: let it see the host at all, which
+    ``live`` needs. ``record``: where the vCPUs are recorded to.
     ``perf``: of PERFS.
     """
 
@@ -53,6 +54,7 @@ class HostConfig:
     load: HostLoad = NO_LOAD
     test_port: bool = False
     live: bool = False
+    publish: bool = True
     record: RecordTo | None = None
     perf: str = "model"
 
@@ -152,6 +154,9 @@ def vm_names(config: HostConfig) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def _published(config: HostConfig) -> Iterator[VmLive]:
     """What the live view sees of the VM; gone on leaving, but for those who look at it by then."""
+    if not config.publish:
+        yield VmLive.unpublished()
+        return
     size = liveview.host_bytes(config.vcpus)
     name = memory.segment_name(config.name, liveview.HOST_SIDE)
     with Segment.create(name, size) as segment:

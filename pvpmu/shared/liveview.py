@@ -2,7 +2,7 @@
 
 Two segments per VM, one for each side, so that a segment has one owner and a word one writer::
 
-    /dev/shm/pvpmu.NAME.host-live     always: what the host counts of each vCPU
+    /dev/shm/pvpmu.NAME.host-live     unless --no-publish: what the host counts of each vCPU
     /dev/shm/pvpmu.NAME.guest-live    only where latencies are recorded: what the guest times
 
 Each begins with the words of its main process and goes on with an area for each vCPU, stored to by

@@ -41,7 +41,7 @@ class VmConfig:
     ``user``: its program runs at CPL 3. ``limit_s``: how long the guest may take for one command.
     ``profile``: where sources disagree, else the design's. ``perf``: whose events the host's are.
     ``recording``: what the host's half is recorded to, with the model's events only; it is closed
-    with the VM.
+    with the VM. ``publish``: let the live view see it.
     """
 
     design: Design
@@ -55,6 +55,7 @@ class VmConfig:
     perf: Perf = "model"
     profile: Profile | None = None
     recording: RecordingFile | None = None
+    publish: bool = True
 
 
 class VmSession:
@@ -98,6 +99,9 @@ def refuse_impossible(design: Design) -> None:
 @contextlib.contextmanager
 def _published(config: VmConfig) -> Iterator[VmLive]:
     """What the live view sees of the VM: as much as of a host of processes."""
+    if not config.publish:
+        yield VmLive.unpublished()
+        return
     name = memory.segment_name(config.name, liveview.HOST_SIDE)
     with Segment.create(name, liveview.host_bytes(config.vcpus)) as segment:
         liveview.begin_host(

@@ -329,6 +329,7 @@ def test_where_no_host_runs_that_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "running", list)
+    monkeypatch.setattr(cli, "unpublished", list)
     assert main(["top"]) == 2
     assert capsys.readouterr().err == "pvpmu: error: no host is running: start pvpmu-host\n"
     assert main(["top", "--list"]) == 0
@@ -376,6 +377,21 @@ def test_where_nothing_was_recorded_meanwhile_that_is_said(publish: Any, tmp_pat
     assert done.returncode == 0
     assert "pvpmu: no latency was recorded while the view looked\n" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_hosts_run_that_publish_nothing_they_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "running", list)
+    monkeypatch.setattr(cli, "unpublished", lambda: ["vm3", "vm4"])
+    assert main(["top"]) == 2
+    words = "no host publishes for the view (--no-publish): vm3, vm4"
+    assert capsys.readouterr().err == f"pvpmu: error: {words}\n"
+    assert main(["top", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "vm3: not published (--no-publish)",
+        "vm4: not published (--no-publish)",
+    ]
 
 
 @pytest.mark.parametrize(

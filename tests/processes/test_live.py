@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 
-from pvpmu.console.attach import Attached
+from pvpmu.bench.vm import VmConfig, open_vm
+from pvpmu.console.attach import Attached, running, unpublished
+from pvpmu.shared import memory
+from pvpmu.shared.cpuid import PmuCpuid
+from pvpmu.shared.design import design_named
 from pvpmu.shared.exits import ExitReason
-from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, State, Status
+from pvpmu.shared.liveview import HANDLER_KEY, HOST_SIDE, AccessPath, State, Status
 
 from .conftest import TIMEOUT_S, Vm, ended, one_line
 
 pytestmark = pytest.mark.process
+SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
 REGISTERS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
 
 
@@ -53,6 +58,38 @@ def test_any_running_host_can_be_watched_and_its_exits_add_up(vm: Vm) -> None:
     for name, count in run["exits"].items():
         assert count <= published[name] <= count + 60
     assert vcpu.pmis["delivered"] == run["handlers"]
+
+
+def test_a_host_that_publishes_nothing_serves_and_is_not_seen(vm: Vm) -> None:
+    host = vm.host("--design", "page", "--no-publish")
+    assert not (SHM / memory.segment_name(vm.name, HOST_SIDE)).exists()
+    done = top(vm)
+    assert done.returncode == 2
+    assert f"the host of '{vm.name}' publishes nothing for the view" in one_line(done.stderr)
+    status, output, _ = ended(vm.guest("--json"))
+    assert (status, ended(host)[0]) == (0, 0)
+    assert json.loads(output)["runs"][0]["handlers"] > 0
+
+
+def test_a_view_of_what_is_not_published_is_a_mistake() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pvpmu.host.cli", "--live", "--no-publish"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "not allowed with argument --live" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_host_to_be_measured_publishes_only_when_it_is_watched(live: bool) -> None:
+    design, name = design_named("trap"), f"measured-{os.getpid()}"
+    with open_vm(VmConfig(design=design, cpuid=PmuCpuid(), name=name, live=live), "process"):
+        assert (SHM / memory.segment_name(name, "host")).exists()
+        assert (SHM / memory.segment_name(name, HOST_SIDE)).exists() == live
+        assert (name in unpublished(), name in running()) == (not live, live)
 
 
 def test_a_watched_run_has_the_samples_of_one_that_is_not(vm: Vm) -> None:

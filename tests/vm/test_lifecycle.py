@@ -232,6 +232,15 @@ def test_a_killed_vm_s_processes_end_and_its_names_are_cleaned_up(needs_vm: None
 
 
 @pytest.mark.process
+def test_a_vm_publishes_unless_it_is_told_not_to(open_vm: Open) -> None:
+    open_vm("trap")
+    open_vm("page", publish=False)
+    names = {path.name for path in SHM.glob(f"pvpmu.test-{os.getpid()}-*.host*")}
+    seen, unseen = f"pvpmu.test-{os.getpid()}-trap.host", f"pvpmu.test-{os.getpid()}-page.host"
+    assert names == {seen, f"{seen}-live", unseen}
+
+
+@pytest.mark.process
 def test_a_name_in_use_is_one_line(open_vm: Open, user: bool) -> None:
     open_vm("trap")
     (segment,) = SHM.glob(f"pvpmu.test-{os.getpid()}-trap.host")
