@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -54,6 +54,7 @@ class Attr:
     exclude_guest. ``pinned``: it must be on a counter, and is in error when there is none.
     ``exclude_host``: nothing outside the guest counts. ``exclude_idle``: nor do idle cycles; x86
     takes this flag and does nothing about it, a task's events are off the counters then anyway.
+    ``raw``: the selector behind a ``kind`` of None, for a machine that may have that event.
     """
 
     kind: int | None
@@ -61,6 +62,7 @@ class Attr:
     pinned: bool = False
     exclude_host: bool = False
     exclude_idle: bool = False
+    raw: int | None = field(default=None, compare=False)
 
 
 class PerfEvent:

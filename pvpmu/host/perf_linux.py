@@ -62,6 +62,8 @@ _HARDWARE = {
     BRANCH_MISSES: 5, REF_CYCLES: 9,
 }  # fmt: skip
 _CLOCKS = {CYCLES: perf_open.SW_CPU_CLOCK, REF_CYCLES: perf_open.SW_TASK_CLOCK}
+_RAW_KIND = -1
+"""Of an event that this machine counts though it is no architectural one."""
 _NEVER = 1 << 62
 _MAX_PERIOD = 1 << 63
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
@@ -80,11 +82,19 @@ class Sources:
     of: dict[int, tuple[int, int]]
     clocks: bool
 
+    def source_of(self, attr: Attr) -> tuple[int, int] | None:
+        """Type and config of what an event is counted by; None if nothing here counts it."""
+        if attr.kind is not None:
+            return self.of.get(attr.kind)
+        if attr.raw is None or self.clocks:
+            return None
+        return perf_open.TYPE_RAW, attr.raw
+
     @property
     def described(self) -> str:
         """In a line, for every report."""
         if not self.clocks:
-            return "perf_event_open: hardware events, pinned, exclude_host"
+            return "perf_event_open: hardware and raw events, pinned, exclude_host"
         missing = ", ".join(event.name for event in EVENTS if event.kind not in self.of)
         return (
             "perf_event_open without a PMU: cpu-clock stands for cpu-cycles and task-clock for "
@@ -297,8 +307,10 @@ class LinuxContext(PerfContext):
 
     def _place(self, event: PerfEvent) -> None:
         event.counter = _PLACED
-        if event.kind not in self._sources.of:
+        if self._sources.source_of(event.attr) is None:
             event.kind = None
+        elif event.kind is None:
+            event.kind = _RAW_KIND
 
     def _take(self, event: PerfEvent, count: int) -> None:
         """Take a count that was read, and the overflow that it may mean."""
@@ -408,11 +420,9 @@ def group_times(count: int, rounds: int, clock: Callable[[], Ns]) -> dict[str, l
 
 def _attr_of(sources: Sources, attr: Attr, period: int) -> perf_open.Attr:
     """perf_event_attr as KVM asks for it, of what this machine has."""
-    kind, config = sources.of.get(
-        -1 if attr.kind is None else attr.kind, (perf_open.TYPE_SOFTWARE, _SW_DUMMY)
-    )
+    kind, config = sources.source_of(attr) or (perf_open.TYPE_SOFTWARE, _SW_DUMMY)
     flags = 0
-    if kind == perf_open.TYPE_HARDWARE:
+    if kind in (perf_open.TYPE_HARDWARE, perf_open.TYPE_RAW):
         flags = perf_open.PINNED | perf_open.EXCLUDE_HOST | perf_open.EXCLUDE_IDLE
         flags |= 0 if attr.modes & MODE_USER else perf_open.EXCLUDE_USER
         flags |= 0 if attr.modes & MODE_KERNEL else perf_open.EXCLUDE_KERNEL

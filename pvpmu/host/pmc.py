@@ -86,7 +86,8 @@ def wanted_event(pmc: Pmc) -> tuple[Attr, bool]:
         user, kernel = pmc.eventsel & EVTSEL_USR, pmc.eventsel & EVTSEL_OS
         interrupts = pmc.eventsel & EVTSEL_INT
     modes = (MODE_USER if user else 0) | (MODE_KERNEL if kernel else 0)
-    attr = Attr(kind, modes, pinned=True, exclude_host=True, exclude_idle=True)
+    raw = pmc.eventsel & (_SELECTOR | _MODIFIERS) if kind is None and not pmc.fixed else None
+    attr = Attr(kind, modes, pinned=True, exclude_host=True, exclude_idle=True, raw=raw)
     return attr, bool(interrupts)
 
 

@@ -12,6 +12,7 @@ from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.linuxvcpu import LinuxVcpu, MirroringVcpu, refuse_for_linux
 from pvpmu.host.perf import Attr
 from pvpmu.host.perf_linux import LinuxContext, MirroredContext, Sources, group_times, sources_here
+from pvpmu.host.pmc import Pmc, wanted_event
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
@@ -144,6 +145,25 @@ def test_a_machine_with_a_pmu_has_hardware_events_as_kvm_asks_for_them() -> None
     wanted = perf_open.PINNED | perf_open.EXCLUDE_HOST | perf_open.EXCLUDE_IDLE
     assert (made.type, made.config, made.sample_period) == (perf_open.TYPE_HARDWARE, 1, 1000)
     assert made.flags == wanted | perf_open.EXCLUDE_KERNEL
+
+
+def test_a_raw_selector_is_a_raw_event_where_there_is_a_pmu_and_a_dummy_elsewhere() -> None:
+    attr = Attr(None, 3, pinned=True, exclude_host=True, raw=0x0184_01D1)
+    with_pmu = Sources({CYCLES: (perf_open.TYPE_HARDWARE, 0)}, clocks=False)
+    made = perf_linux._attr_of(with_pmu, attr, 1000)
+    assert (made.type, made.config) == (perf_open.TYPE_RAW, 0x0184_01D1)
+    assert made.flags & perf_open.EXCLUDE_HOST
+    without = Sources({CYCLES: (perf_open.TYPE_SOFTWARE, 0)}, clocks=True)
+    assert without.source_of(attr) is None
+    assert perf_linux._attr_of(without, attr, 1000).config == 9
+
+
+def test_a_counter_s_event_hands_its_selector_on() -> None:
+    pmc = Pmc(0, (1 << 48) - 1)
+    pmc.eventsel = 0x0153_01D1
+    assert (wanted_event(pmc)[0].kind, wanted_event(pmc)[0].raw) == (None, 0x0100_01D1)
+    pmc.eventsel = 0x0053_00C4
+    assert (wanted_event(pmc)[0].kind, wanted_event(pmc)[0].raw) == (BRANCHES, None)
 
 
 def test_a_refusal_names_the_call_and_the_level_of_paranoia() -> None:
