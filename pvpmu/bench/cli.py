@@ -14,7 +14,7 @@ from pvpmu.bench.document import document
 from pvpmu.bench.measure import BenchConfig, Progress, measure
 from pvpmu.bench.output import Output
 from pvpmu.bench.realvm_run import TRANSPORT as VM_TRANSPORT
-from pvpmu.bench.realvm_run import add_real_options, bench_real
+from pvpmu.bench.realvm_run import add_real_options, bench_real, refuse_real_options
 from pvpmu.bench.recorded import tell
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.vm import TRANSPORTS
@@ -125,6 +125,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.transport == VM_TRANSPORT:
         return bench_real(args)
+    refuse_real_options(args)
     scenario = load_scenario(args.scenario)
     scenario.configs(scenario.cpuid)
     designs = designs_named(args.design or DEFAULT_DESIGNS)

@@ -21,6 +21,7 @@ from pvpmu.vm.session import refuse_impossible, why_not
 
 TRANSPORT = "vm"
 _TURNS = 5
+_PMIS = 1000
 _MEANINGLESS = {
     "scenario": "br_instr",
     "driver": None,
@@ -38,9 +39,8 @@ def add_real_options(bench: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pmis",
         type=at_least_one,
-        default=1000,
         metavar="N",
-        help=f"of each design and run, in {_TURNS} turns (%(default)s)",
+        help=f"of each design and run, in {_TURNS} turns ({_PMIS:,})",
     )
     group.add_argument(
         "--period",
@@ -52,9 +52,15 @@ def add_real_options(bench: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cpl",
         choices=("auto", "0", "3"),
-        default="auto",
-        help="where driver and program run: 3 where this machine emulates CPL 0 (%(default)s)",
+        help="where driver and program run: 3 where this machine emulates CPL 0 (auto)",
     )
+
+
+def refuse_real_options(args: argparse.Namespace) -> None:
+    """With another transport: raises :class:`UsageError` for what only a real VM is asked."""
+    for name in ("pmis", "period", "cpl"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name}: only with --transport {TRANSPORT}")
 
 
 def bench_real(args: argparse.Namespace) -> int:
@@ -78,11 +84,11 @@ def bench_real(args: argparse.Namespace) -> int:
     output = Output(args.json)
     config = RealConfig(
         designs=designs,
-        pmis=args.pmis * args.runs,
+        pmis=(args.pmis or _PMIS) * args.runs,
         period=args.period or PERIODS[args.perf],
         perf=args.perf,
         turns=_TURNS * args.runs,
-        cpl=args.cpl,
+        cpl=args.cpl or "auto",
         pin=args.pin,
         record_to=record_to(args),
         live=args.live,

@@ -186,6 +186,8 @@ def run(argv: list[str]) -> int:
         if not (args.quiet or shown()):
             _say(line)
 
+    if args.pmis is not None and not args.vm:
+        raise UsageError("--pmis: only with --vm; without it the guest says how much it runs")
     serve_it = _vm_server(config, args) if args.vm else serve
     outcomes: list[Outcome] = []
     view = live_view([config.name], config.wait_s) if args.live else contextlib.nullcontext(_never)

@@ -22,6 +22,7 @@ _HERE = Path(__file__).parent
 _OWN = ("start.S", "guest.c", "link.ld")
 _SHARED = ("pvpmu_guest.h", "pvpmu_driver.h", "pvpmu_live.h", "pvpmu_reload.h")
 _PROGRAM = "guest.bin"
+_DIGEST = "guest.sha256"
 _FLAGS = (
     "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-fpie", "-nostdlib",
     "-static", "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector",
@@ -57,9 +58,22 @@ def program() -> bytes:
         digest.update(f"{name}\0{text}\0".encode())
     digest.update(" ".join(_FLAGS).encode())
     folder = cache_folder() / digest.hexdigest()[:32]
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return (folder / _PROGRAM).read_bytes()
-    return _built(texts, folder)
+    return _kept(folder) or _built(texts, folder)
+
+
+def _kept(folder: Path) -> bytes | None:
+    """The program that was built before, None if there is none, or it is not as it was built."""
+    try:
+        data = (folder / _PROGRAM).read_bytes()
+        told = (folder / _DIGEST).read_text("ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"{folder}: the guest cannot be read: {error}") from None
+    if hashlib.sha256(data).hexdigest() == told:
+        return data
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def cache_folder() -> Path:
@@ -88,6 +102,7 @@ def _built(texts: dict[str, str], folder: Path) -> bytes:
                 Path(made, name).write_text(text, "utf-8")
             _compile(command, Path(made))
             data = Path(made, _PROGRAM).read_bytes()
+            Path(made, _DIGEST).write_text(hashlib.sha256(data).hexdigest(), "ascii")
             # Another process may have been as fast: both made the same.
             with contextlib.suppress(OSError):
                 Path(made).rename(folder)
@@ -110,8 +125,11 @@ def _compile(command: str, folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise ResourceError(f"{command}: no end within {_LIMIT_S} s") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise ResourceError(f"{command} cannot build the VM's guest: {lines[0].strip()}")
+        lines = [line for line in done.stderr.splitlines() if "error" in line]
+        says = (lines or done.stderr.split("\n", 1))[0].strip() or "it says nothing"
+        raise ResourceError(
+            f"{command} cannot build the VM's guest: status {done.returncode}: {says}"
+        )
 
 
 def _sources() -> dict[str, str]:

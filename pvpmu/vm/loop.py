@@ -108,13 +108,13 @@ class Loop:
     def _interrupted(self) -> None:
         """The physical PMI, between any two instructions of the guest: KVM knows of the NMIs there.
 
-        The guest may just have stored its word for the exit that it is about to make.
+        The guest may just have stored its words for the exit that it is about to make.
         """
         slot = self._slot
-        said = slot[exits.REQUEST] & exits.NMI_BLOCKED
+        said = slot[exits.REQUEST] & exits.NMI_BLOCKED, slot[exits.ADDRESS]
         slot[exits.REQUEST] = exits.NMI_BLOCKED if self._machine.vcpu.events.nmi_masked else 0
         self._serve(_PMI, 0)
-        slot[exits.REQUEST] = said
+        slot[exits.REQUEST], slot[exits.ADDRESS] = said
 
     def _wrmsr(self) -> int:
         machine = self._machine

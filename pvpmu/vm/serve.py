@@ -32,7 +32,9 @@ def serve_vm(
     execution = user_or_kernel()
     recording = None
     if record is not None:
-        recording = record.open({"transport": "vm"})
+        of = make(execution.user, None)
+        said = {"design": of.design.name, "vm": of.name, "period": PERIODS[of.perf]}
+        recording = record.open({"transport": "vm", **said})
     config = make(execution.user, recording)
     check_perf(config.perf, [config.design], recorded=record is not None)
     try:

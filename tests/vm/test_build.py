@@ -21,6 +21,27 @@ def test_the_program_is_built_once_and_then_taken_from_the_cache(
     assert {path.name for path in made.iterdir()} >= {"guest.bin", "guest.c", "pvpmu.h"}
 
 
+def test_a_program_that_is_not_as_it_was_built_is_built_again(
+    needs_compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    whole = build.program()
+    (made,) = (tmp_path / "pvpmu" / "vm").glob("*/guest.bin")
+    for damaged in (b"", whole[:3000]):
+        made.write_bytes(damaged)
+        assert build.program() == whole
+        assert made.read_bytes() == whole
+
+
+def test_a_compiler_that_fails_without_a_word_is_told_by_its_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(ResourceError, match="guest: status 1: it says nothing"):
+        build.program()
+
+
 def test_other_sources_are_another_program(
     needs_compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -46,7 +67,9 @@ def test_what_the_compiler_refuses_is_one_line(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     texts = build._sources()
     monkeypatch.setattr(build, "_sources", lambda: {**texts, "guest.c": "int vm_main(\n"})
-    with pytest.raises(ResourceError, match=r"cannot build the VM's guest: guest\.c") as raised:
+    with pytest.raises(
+        ResourceError, match=r"cannot build the VM's guest: status 1: guest\.c"
+    ) as raised:
         build.program()
     assert "\n" not in str(raised.value)
 
