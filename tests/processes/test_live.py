@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pvpmu.bench.measure import TIMED_PASSES
 from pvpmu.bench.vm import VmConfig, open_vm
 from pvpmu.console.attach import Attached, running, unpublished
 from pvpmu.shared import memory
@@ -206,6 +207,20 @@ def test_a_bench_shows_its_designs_side_by_side(vm: Vm, tmp_path: Path) -> None:
     assert "note: --live: every access" in done.stdout
     made: dict[str, Any] = json.loads(result.read_text("utf-8"))
     assert made["live_view"]["record_ns"]["p50"] > 0
+    # A line ends with exits and exits avoided, of a counting pass and the timed ones of each
+    # run: nothing that measures single accesses is there.
+    shown = {}
+    for line in done.stderr.splitlines():
+        if line[0].isdigit():
+            _, _, design, *_, exits, avoided = line.split()
+            shown[design] = int(exits.replace(",", "")), avoided
+    passes = 1 + TIMED_PASSES
+    for each in made["designs"]:
+        # Boot and shutdown exit too.
+        exits = passes * sum(each["exits"].values())
+        assert exits <= shown[each["name"]][0] <= exits + 60 * passes * made["runs"]
+    assert shown["trap"][1] == "0"
+    assert int(shown["page"][1].replace(",", "")) > 0
 
 
 def test_inline_there_are_no_processes_to_look_at() -> None:
