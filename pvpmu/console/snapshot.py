@@ -14,9 +14,10 @@ from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.liveview import EXIT_KEYS, PMI_WORDS, Key, State, Status
 from pvpmu.shared.units import Ns
 
-MOST = 1 << 53
-"""What a guest may say that it counted, of a series in all: a double holds it exactly, sums of all
-vCPUs fit 64 bits, and an access every 100 ns takes 28 years to get there."""
+MOST = 1 << 51
+"""What a guest may say that it counted, of a series in all: a double holds it exactly, the sum of
+MAX_VCPUS (1024) vCPUs is below 2**62, from which on hdrhistogram's encoding loses or ends it, and
+an access every 100 ns takes 7 years to get there."""
 _LONGEST_NS = 1 << TOP_BITS
 _STATES = {int(state): state for state in State}
 _STATUSES = {int(status): status for status in Status}

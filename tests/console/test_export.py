@@ -16,6 +16,7 @@ from pvpmu.console.snapshot import MOST
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import BUCKETS, bucket_of, highest_of
 from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, Key
+from pvpmu.shared.process import MAX_VCPUS
 
 ENDS = [{}, {0: 1}, {bucket_of(1000): 3}, {bucket_of((1 << 32) - 1): 2, 5: 1}]
 
@@ -92,15 +93,15 @@ def test_an_hgrm_file_ends_with_its_moments() -> None:
 
 
 def test_the_most_that_all_vcpus_can_say_has_an_end_as_text_and_as_log(library: Any) -> None:
-    counts = {10: 64 * MOST, 3000: 1}
+    counts = {10: MAX_VCPUS * MOST, 3000: 1}
     seen = [int(line.split()[2]) for line in hgrm(counts).splitlines()[2:-3]]
     # The last value's level, and the end.
-    assert seen[-3:] == [64 * MOST, 64 * MOST + 1, 64 * MOST + 1]
+    assert seen[-3:] == [MAX_VCPUS * MOST, MAX_VCPUS * MOST + 1, MAX_VCPUS * MOST + 1]
     # Five for each power of two of the values.
-    assert len(seen) < 5 * 62
-    full = dict.fromkeys(range(0, BUCKETS, 100), 64 * MOST)
+    assert len(seen) < 5 * 64
+    full = dict.fromkeys(range(0, BUCKETS, 100), MAX_VCPUS * MOST)
     decoded = library.HdrHistogram.decode(encoded(full))
-    assert decoded.get_count_at_value(100) == 64 * MOST
+    assert decoded.get_count_at_value(100) == MAX_VCPUS * MOST
 
 
 @pytest.mark.parametrize("counts", CASES, ids=range(len(CASES)))
