@@ -91,6 +91,37 @@ class Vcpu:
     and mode that the program is about to run.
     """
 
+    # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
+    __slots__ = (
+        "__dict__",
+        "_cross",
+        "_flags",
+        "_follow",
+        "_in_service",
+        "_irq_window",
+        "_kernel",
+        "_latency",
+        "_live",
+        "_live_version",
+        "_nmi_window",
+        "_page_register",
+        "_pmi_due",
+        "_skid",
+        "_slot",
+        "_tail",
+        "_user",
+        "_windows",
+        "before_retire",
+        "on_injection",
+        "on_interrupt",
+        "on_nmi",
+        "on_retire",
+        "program",
+        "refusals",
+        "seam",
+        "trapped",
+    )
+
     def __init__(
         self,
         slot: memoryview[int],

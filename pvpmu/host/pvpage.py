@@ -74,6 +74,40 @@ class HostPage:
     number. ``hold``: go on with that one, else as REG-7 says.
     """
 
+    # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
+    __slots__ = (
+        "__dict__",
+        "_acked",
+        "_acked_next",
+        "_delivery",
+        "_freeze_seq",
+        "_has_globals",
+        "_header",
+        "_lvtpc_auto",
+        "_lvtpc_changed",
+        "_ovf_ctrl",
+        "_ovf_ctrl_changed",
+        "_owns_turns",
+        "_pmi_seq",
+        "_published",
+        "_published_host",
+        "_reject_reason",
+        "_rejected",
+        "_restore",
+        "_seq",
+        "_stale",
+        "_status_mask",
+        "_turns",
+        "_vpmu",
+        "_words",
+        "_written",
+        "dirty",
+        "entered_running",
+        "frame",
+        "freeze",
+        "reloads",
+    )
+
     def __init__(
         self,
         words: memoryview[int],

@@ -30,6 +30,21 @@ class PageRegistrar:
     somebody last cleared the set. ``takeovers``: how often state was lost (rule SAV-8).
     """
 
+    # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
+    __slots__ = (
+        "__dict__",
+        "_design",
+        "_memory",
+        "_pv_status",
+        "cpuid",
+        "dirty_frames",
+        "generation",
+        "page",
+        "profile",
+        "pv_page",
+        "takeovers",
+    )
+
     vpmu: Vpmu
     delivery: PmiDelivery
 

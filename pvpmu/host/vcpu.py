@@ -81,6 +81,29 @@ class HostVcpu(PageRegistrar):
     start, and that PMU's shape. ``event_filter``: the VM's.
     """
 
+    __slots__ = (
+        "_cpus",
+        "_handlers",
+        "_has_run",
+        "_live_version",
+        "_load",
+        "_mediated",
+        "_readers",
+        "_shared_lock",
+        "_slot",
+        "_work_told",
+        "_writers",
+        "delivery",
+        "event_filter",
+        "hardware",
+        "on_call",
+        "own_events",
+        "perf",
+        "result",
+        "stats",
+        "vpmu",
+    )
+
     def __init__(
         self,
         slot: memoryview[int],
@@ -140,8 +163,7 @@ class HostVcpu(PageRegistrar):
             event_filter=self.event_filter,
         )
         self._mediated = self.vpmu if isinstance(self.vpmu, MediatedVpmu) else None
-        self._tells_work = False
-        self._work_told = -1
+        self._work_told: int | None = None
         self.stats = self._new_stats()
         self.make_tables()
 
@@ -202,7 +224,7 @@ class HostVcpu(PageRegistrar):
         changed = self.hardware.version != self._live_version
         if changed or self.page is not None or self._mediated is not None:
             self._publish()
-        if self._tells_work:
+        if self._work_told is not None:
             self._tell_work()
         slot[_REPLY] = flags
         return reason
@@ -264,9 +286,10 @@ class HostVcpu(PageRegistrar):
         elif control == Control.CALL:
             return self.on_call is not None and self.on_call()
         elif control == Control.WORK:
-            self._tells_work = True
-        elif control in (Control.START, Control.STOP):
             self._work_told = -1
+        elif control in (Control.START, Control.STOP):
+            if self._work_told is not None:
+                self._work_told = -1
             self._has_run = self.has_run
             if control == Control.STOP:
                 self.stats.undelivered = self.delivery.undelivered

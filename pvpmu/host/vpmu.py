@@ -50,6 +50,19 @@ class Vpmu(Counters):
     of PERF_CAPABILITIES changes these dictionaries in place, and ``cpuid``.
     """
 
+    __slots__ = (
+        "_evtsel_reserved",
+        "_fixed_ctrl_reserved",
+        "_global_ctrl_reserved",
+        "_lvtpc_reserved",
+        "_ovf_ctrl_reserved",
+        "_rdpmc",
+        "has_run",
+        "ovf_ctrl",
+        "readers",
+        "writers",
+    )
+
     def __init__(
         self,
         cpuid: PmuCpuid,
