@@ -11,8 +11,8 @@
 # make clean  remove what the above made
 
 PYTHON ?= python3
-# Tests of so many files at once.
-JOBS ?= 2
+# Tests of so many files at once: many wait for processes more than they compute.
+JOBS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -92,9 +92,13 @@ class Screen:
     def until(self, *words: str) -> str:
         """Read until all words have come since the last time; returns what came."""
         self.seen = ""
+        # A view that draws for ever without them must not be waited for for ever.
+        deadline = time.monotonic() + TIMEOUT_S
         while not all(word in self.seen for word in words):
-            ready, _, _ = select.select([self._person], [], [], TIMEOUT_S)
-            assert ready, f"expected {words}, got {self.seen[-2000:]!r}"
+            left = max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([self._person], [], [], left)
+            assert left, f"expected {words}, got {self.seen[-4000:]!r}"
+            assert ready, f"expected {words}, got {self.seen!r} and then nothing"
             self.seen += os.read(self._person, 65536).decode("utf-8", "replace")
         return self.seen
 
