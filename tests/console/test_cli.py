@@ -37,6 +37,8 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from pvpmu.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+_SIZELESS = {name: os.environ[name] for name in os.environ if name not in ("COLUMNS", "LINES")}
+"""A test runner's own idea of its terminal would be taken for that of the terminal under test."""
 WRITE, READ = int(ExitReason.MSR_WRITE), int(ExitReason.MSR_READ)
 
 
@@ -79,7 +81,7 @@ class Screen:
             stdin=self._program,
             stdout=self._program,
             stderr=self._program,
-            env={**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", **environment},
+            env={**_SIZELESS, "TERM": "xterm", "PYTHONUTF8": "1", **environment},
             start_new_session=True,
         )
 
