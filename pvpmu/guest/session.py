@@ -118,10 +118,10 @@ def join(
 
     For the rest see :func:`open_session`. Nobody leaves for the caller: see ``Admission.leave``.
     """
-    memory.cleanup()
+    memory.cleanup(name)
     with contextlib.ExitStack() as stack:
         # Last of all: a host that was killed meanwhile leaves names behind.
-        stack.callback(memory.cleanup)
+        stack.callback(memory.cleanup, name)
         segment = stack.enter_context(
             Segment.create(memory.segment_name(name, "guest"), memory_bytes)
         )

@@ -132,10 +132,10 @@ def vm_names(config: HostConfig) -> Iterator[socket.socket]:
 
     Raises :class:`NameInUseError`, :class:`ResourceError`.
     """
-    memory.cleanup()
+    memory.cleanup(config.name)
     with contextlib.ExitStack() as stack:
         # Last of all: a guest that was killed meanwhile leaves its memory behind.
-        stack.callback(memory.cleanup)
+        stack.callback(memory.cleanup, config.name)
         # The socket comes first: it can have one owner only, so that two hosts starting at once
         # cannot both think that the name is theirs.
         listener = stack.enter_context(_listen(config.name))

@@ -38,7 +38,7 @@ _SHM = Path("/dev/shm")  # noqa: S108 (where shm_open(3) and sem_open(3) keep na
 _PREFIX = "pvpmu."
 _VM_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _SEGMENT_FILE = re.compile(r"pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.(?P<side>(?:host|guest)(?:-live)?)")
-_SEMAPHORE_FILE = re.compile(r"sem\.(?P<name>pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry))")
+_SEMAPHORE_FILE = re.compile(r"sem\.pvpmu\.(?P<vm>[A-Za-z0-9_-]+)\.\d+\.(?:exit|entry)")
 _LOCK_TIMEOUT_S = 10
 _LOCK_RETRY_S = 0.002
 
@@ -269,34 +269,53 @@ def remove_semaphore(semaphore: posix_ipc.Semaphore) -> None:
     semaphore.close()
 
 
-def cleanup() -> tuple[list[str], list[str]]:
-    """Remove names whose owners are dead; returns (removed, kept) files of ``/dev/shm``."""
+@contextlib.contextmanager
+def watched(vm: str) -> Iterator[None]:
+    """Meanwhile names of this VM are removed by its own host and guest only.
+
+    For who looks at what a process leaves behind: any other host or guest that starts or ends on
+    this machine would remove it first. As the lock, it goes with its process and leaves no file.
+    Raises :class:`NameInUseError` when somebody else watches the VM.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as watch:
+        try:
+            watch.bind(_watch_address(vm))
+        except OSError as error:
+            raise NameInUseError(f"VM {vm}: cannot be watched: {error.strerror}") from None
+        yield
+
+
+def _watch_address(vm: str) -> str:
+    return f"\0pvpmu-watch/{vm}"
+
+
+def _is_watched(vm: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        return other.connect_ex(_watch_address(vm)) == 0
+
+
+def cleanup(own: str = "") -> tuple[list[str], list[str]]:
+    """Remove names whose owners are dead; returns (removed, kept) files of ``/dev/shm``.
+
+    ``own``: the VM of the caller, whose names go even where somebody watches them.
+    """
     with _names_locked():
-        return _cleanup()
+        return _cleanup(own)
 
 
-def _cleanup() -> tuple[list[str], list[str]]:
+def _cleanup(own: str) -> tuple[list[str], list[str]]:
     removed, kept = [], []
-    files = [path for path in sorted(_SHM.iterdir()) if path.is_file()]
-    live_hosts = set()
-    for path in files:
-        segment = _SEGMENT_FILE.fullmatch(path.name)
-        if segment is None:
-            continue
-        if _owner_lives(path):
-            kept.append(path.name)
-            if segment["side"] == "host":
-                live_hosts.add(segment["vm"])
-        elif _remove(path.name):
-            removed.append(path.name)
-    for path in files:
-        semaphore = _SEMAPHORE_FILE.fullmatch(path.name)
-        if semaphore is None:
-            continue
-        if semaphore["vm"] in live_hosts:
-            kept.append(path.name)
-        elif _remove(path.name):
-            removed.append(path.name)
+    files = sorted(path.name for path in _SHM.iterdir() if path.is_file())
+    segments = [found for name in files if (found := _SEGMENT_FILE.fullmatch(name))]
+    semaphores = [found for name in files if (found := _SEMAPHORE_FILE.fullmatch(name))]
+    live = {segment[0] for segment in segments if _owner_lives(_SHM / segment[0])}
+    for found in (*segments, *semaphores):
+        name, vm = found[0], found["vm"]
+        owner = name if found.re is _SEGMENT_FILE else segment_name(vm, "host")
+        if owner in live or (vm != own and _is_watched(vm)):
+            kept.append(name)
+        elif _remove(name):
+            removed.append(name)
     return removed, kept
 
 

@@ -126,7 +126,7 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
     # Before the workers, which then all find it.
     where = MemoryMap(config.vcpus, len(build.program()))
     names = [memory.segment_name(config.name, side) for side in ("host", "guest")]
-    memory.cleanup()
+    memory.cleanup(config.name)
     with (
         Segment.create(names[0], where.slots_bytes) as slots,
         Segment.create(names[1], where.memory_bytes) as guest,

@@ -226,12 +226,13 @@ def test_a_killed_guest_ends_the_host_and_its_memory_is_removed(vm: Vm) -> None:
 @pytest.mark.rule("BND-11")
 def test_a_killed_host_ends_the_guest_and_its_names_are_removed(vm: Vm) -> None:
     host, guest = vm.host(), vm.running_guest()
-    host.kill()
-    host.wait(TIMEOUT_S)
-    status, _, errors = ended(guest)
-    assert status == 1
-    assert "host has gone" in one_line(errors)
-    assert vm.left() == []
+    with memory.watched(vm.name):
+        host.kill()
+        host.wait(TIMEOUT_S)
+        status, _, errors = ended(guest)
+        assert status == 1
+        assert "host has gone" in one_line(errors)
+        assert vm.left() == []
 
 
 def workers_of(pid: int) -> list[int]:

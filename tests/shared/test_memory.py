@@ -24,6 +24,7 @@ from pvpmu.shared.memory import (
     remove_semaphore,
     segment_name,
     semaphore_name,
+    watched,
 )
 
 SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
@@ -34,9 +35,10 @@ _numbers = count()
 
 @pytest.fixture
 def vm() -> Iterator[str]:
-    """A VM name of this test's own; whatever is left of it goes away."""
+    """A VM name of this test's own, which nobody else cleans up; what is left of it goes away."""
     name = f"test-{os.getpid()}-{next(_numbers)}"
-    yield name
+    with watched(name):
+        yield name
     for path in SHM.iterdir():
         if f".{name}." in path.name:
             path.unlink()
@@ -61,11 +63,7 @@ def run_python(code: str, *arguments: str) -> str:
 
 
 def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
-    """Let another process make a segment and die without removing it.
-
-    Whoever starts or ends a host or guest on this machine meanwhile removes it: that it is there
-    is nothing to rely on.
-    """
+    """Let another process make a segment and die without removing it."""
     name = segment_name(vm, side)
     output = run_python(
         """
@@ -81,6 +79,7 @@ def abandon(vm: str, side: str = "host", *, semaphores: bool = False) -> str:
         vm,
     )
     assert output == ""
+    assert name in left(vm)
     return name
 
 
@@ -144,8 +143,8 @@ def test_a_live_process_that_does_not_map_the_segment_is_not_the_owner(vm: str) 
         start = memory._start_time(other.pid)
         with Segment.create(name, 4096) as segment:
             segment.header[PID], segment.header[START] = other.pid, start or 0
-            _, kept = cleanup()
-            assert (left(vm), name in kept) == ([], False)
+            removed, kept = cleanup(vm)
+            assert (left(vm), name in removed, name in kept) == ([], True, False)
         other.kill()
 
 
@@ -279,8 +278,8 @@ def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: 
     dead_names = [abandon(vm, semaphores=True), abandon(vm, "guest")]
     with Segment.create(segment_name(live, "host"), 4096) as segment:
         semaphore = create_semaphore(semaphore_name(live, 0, "exit"))
-        removed, kept = cleanup()
-        assert not {*dead_names, *(f"sem.pvpmu.{vm}.0.{end}" for end in ENDS)} & set(kept)
+        removed, kept = cleanup(vm)
+        assert {*dead_names, *(f"sem.pvpmu.{vm}.0.{end}" for end in ENDS)} <= set(removed)
         assert {segment.name, f"sem.pvpmu.{live}.0.exit"} <= set(kept)
         assert not set(kept) & set(removed)
         assert left(live) == sorted([segment.name, f"sem.pvpmu.{live}.0.exit"])
@@ -293,9 +292,35 @@ def test_cleanup_removes_what_dead_owners_left_and_keeps_what_live_ones_use(vm: 
 def test_cleanup_removes_semaphores_without_a_host_segment(vm: str) -> None:
     create_semaphore(semaphore_name(vm, 3, "exit")).close()
     with Segment.create(segment_name(vm, "guest"), 4096) as segment:
-        _, kept = cleanup()
+        removed, kept = cleanup(vm)
+        assert f"sem.pvpmu.{vm}.3.exit" in removed
         assert segment.name in kept
         assert left(vm) == [segment.name]
+
+
+@pytest.mark.rule("BND-4")
+def test_names_of_a_vm_that_somebody_watches_are_removed_by_its_own_side_only(vm: str) -> None:
+    names = sorted([abandon(vm, semaphores=True), *(f"sem.pvpmu.{vm}.0.{end}" for end in ENDS)])
+    removed, kept = cleanup()
+    assert set(names) <= set(kept)
+    assert not set(names) & set(removed)
+    assert left(vm) == names
+    assert run_python("cleanup('another')") == ""
+    assert left(vm) == names
+    assert run_python("cleanup(sys.argv[1])", vm) == ""
+    assert left(vm) == []
+
+
+def test_a_vm_is_watched_once_at_a_time_and_no_longer_than_its_watcher_runs(vm: str) -> None:
+    with (
+        pytest.raises(NameInUseError, match="cannot be watched: Address already in use"),
+        watched(vm),
+    ):
+        pass
+    output = run_python("w = watched(sys.argv[1]); w.__enter__(); os._exit(0)", f"{vm}-2")
+    assert output == ""
+    with watched(f"{vm}-2"):
+        pass
 
 
 def test_cleanup_tells_what_it_removed_and_what_it_kept(

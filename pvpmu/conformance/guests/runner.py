@@ -137,8 +137,11 @@ class GuestRunner:
         if host.receive() != LISTENING:
             raise PeerError("the kit's host does not listen")
         with tempfile.TemporaryFile() as errors:
-            with self._guest(name, errors) as guest:
-                status, report = self._watch(guest, host)
+            with memory.watched(name):
+                with self._guest(name, errors) as guest:
+                    status, report = self._watch(guest, host)
+                # Before STOP, at which the kit's host removes them.
+                names = _names_of(name)
             if report is None:
                 report = self._stop(host)
                 stopped = True
@@ -147,8 +150,11 @@ class GuestRunner:
             errors.seek(0)
             said = errors.read().decode(errors="replace")
         killed = report is not None and report.died
-        left = tuple(
-            sorted(path.name for path in _SHM.iterdir() if _left(path.name, name, host_died=killed))
+        # A host that lives removes its own.
+        left = (
+            names
+            if killed
+            else [each for each in names if each == memory.segment_name(name, "guest")]
         )
         if killed or report is None:
             self._host.close()
@@ -156,7 +162,7 @@ class GuestRunner:
             host.send(STOP)
         memory.cleanup()
         cut = config.until_broken and report is not None and bool(report.broken)
-        return Outcome(status=status, cut=cut, errors=said, left=left, report=report)
+        return Outcome(status=status, cut=cut, errors=said, left=tuple(left), report=report)
 
     @contextlib.contextmanager
     def _guest(self, name: str, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
@@ -263,6 +269,6 @@ def _command(text: str) -> list[str]:
     return words
 
 
-def _left(file: str, name: str, *, host_died: bool) -> bool:
-    """Whether a file of /dev/shm is one that the guest should have removed."""
-    return f".{name}." in file if host_died else file == memory.segment_name(name, "guest")
+def _names_of(vm: str) -> list[str]:
+    """Files of /dev/shm that bear the VM's name."""
+    return sorted(path.name for path in _SHM.iterdir() if f".{vm}." in path.name)

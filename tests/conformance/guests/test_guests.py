@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import subprocess
+from typing import Any, NamedTuple
 
 import pytest
 
+from pvpmu.conformance.guests import runner
+from pvpmu.conformance.guests.runner import GuestRunner
 from pvpmu.conformance.verdict import Verdict
+from pvpmu.shared import memory
 
 from .conftest import Build, Play
 
@@ -108,10 +112,38 @@ BROKEN = {
 }
 
 
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host or guest on this machine cleans up just before the kit looks at names."""
+    look = runner._names_of
+
+    def cleaned(vm: str) -> list[str]:
+        memory.cleanup()
+        return look(vm)
+
+    monkeypatch.setattr(runner, "_names_of", cleaned)
+
+
+@pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize("mistake", BROKEN)
 def test_a_broken_c_guest_fails_by_name(play: Play, build: Build, mistake: str) -> None:
     case, old, new, actual = BROKEN[mistake]
     result = play(build((old, new)), case, limit_s=2.0)[case]
     assert result.verdict is Verdict.FAIL
+    assert result.failure is not None
+    assert actual in result.failure.actual
+
+
+def test_a_name_left_behind_is_seen_also_when_the_guest_ends_before_the_report(
+    play: Play, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kit's host is told to stop then, and removes what the guest left."""
+
+    def only_the_end(_: object, guest: subprocess.Popen[bytes], __: object) -> tuple[Any, None]:
+        return guest.wait(), None
+
+    monkeypatch.setattr(GuestRunner, "_watch", only_the_end)
+    case, old, new, actual = BROKEN["leaves its memory's name at its end"]
+    result = play(build((old, new)), case)[case]
     assert result.failure is not None
     assert actual in result.failure.actual
