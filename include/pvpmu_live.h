@@ -55,18 +55,13 @@ static inline uint64_t pvpmu_live_steps(const struct pvpmu_live *l, uint64_t mod
     return most ? most : 1;
 }
 
-/* Adds `times` steps to what the next exit tells. Returns whether an overflow is due. */
-static inline int pvpmu_live_retire(struct pvpmu_live *l, uint64_t mode, const uint64_t counts[],
-                                    uint64_t times)
+/* Takes `times` steps off every distance. Returns whether an overflow is due. */
+static inline int pvpmu_live_pass(struct pvpmu_live *l, uint64_t mode, const uint64_t counts[],
+                                  uint64_t times)
 {
-    int user = mode == PVPMU_MODE_USER, due = 0;
-    volatile uint64_t *words = user ? l->slot->retired_user : l->slot->retired_kernel;
-    uint64_t flag = user ? PVPMU_REQUEST_RETIRED_USER : PVPMU_REQUEST_RETIRED_KERNEL;
     uint64_t i, n;
+    int due = 0;
 
-    for (i = 0; i < PVPMU_KINDS; i++)
-        words[i] = (l->flags & flag ? words[i] : 0) + counts[i] * times;
-    l->flags |= flag;
     for (i = 0; i < l->count; i++) {
         n = pvpmu_live_counts(l, i, mode, counts) * times;
         if (n) {
@@ -75,6 +70,21 @@ static inline int pvpmu_live_retire(struct pvpmu_live *l, uint64_t mode, const u
         }
     }
     return due;
+}
+
+/* The same, and adds the steps to what the next exit tells. */
+static inline int pvpmu_live_retire(struct pvpmu_live *l, uint64_t mode, const uint64_t counts[],
+                                    uint64_t times)
+{
+    int user = mode == PVPMU_MODE_USER;
+    volatile uint64_t *words = user ? l->slot->retired_user : l->slot->retired_kernel;
+    uint64_t flag = user ? PVPMU_REQUEST_RETIRED_USER : PVPMU_REQUEST_RETIRED_KERNEL;
+    uint64_t i;
+
+    for (i = 0; i < PVPMU_KINDS; i++)
+        words[i] = (l->flags & flag ? words[i] : 0) + counts[i] * times;
+    l->flags |= flag;
+    return pvpmu_live_pass(l, mode, counts, times);
 }
 
 #endif /* PVPMU_LIVE_H */

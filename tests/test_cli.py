@@ -95,6 +95,8 @@ def refused(command: str, capsys: Any) -> str:
         ("pvpmu-host --vcpus 0", "0 is outside 1..1024"),
         ("pvpmu-host --design nope", "trap-5.14"),
         ("pvpmu-host --name a/b", "a/b"),
+        ("pvpmu-host --missing-events dummy", "modelled"),
+        ("pvpmu-host --missing-events refused", "--missing-events: only with --perf linux"),
         ("pvpmu-host --gp 9", "9 is outside 1..8"),
         ("pvpmu-host --fixed 4", "4 is outside 0..3"),
         ("pvpmu-host --width 49", "49 is outside 32..48"),

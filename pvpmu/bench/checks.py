@@ -10,6 +10,7 @@ from pvpmu.bench.charged import charged_as_counted
 from pvpmu.bench.competition import accounts_for_errors
 from pvpmu.bench.counted import is_pmu
 from pvpmu.bench.measure import BenchConfig, Measured
+from pvpmu.bench.realperf import refused_events
 from pvpmu.bench.recorded import RECORDED_AS_COUNTED, as_counted
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.script import ScriptCounts
@@ -59,6 +60,8 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
     true = [totals for name, totals in measured.totals.items() if name in equivalent]
     exact = [measured.totals[design.name] for design in config.designs if design.equivalent]
     out_of_step = _out_of_step(config, len(alike))
+    lacks = refused_events(config.counted_by)
+    refused = f"real perf refuses {', '.join(lacks)} on this machine" if lacks else ""
 
     def same(key: str) -> bool:
         return len({entry[key] for entry in alike}) <= 1
@@ -73,7 +76,7 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
         _Check(
             "count error 0",
             lambda: not any(sum(totals.error.values()) for totals in true),
-            "the host's own events may leave a guest counter without one" if competes else "",
+            "the host's own events may leave a guest counter without one" if competes else refused,
         ),
         _Check(
             "count errors are what guest counters without an event missed, and a page says so",
@@ -104,7 +107,7 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
         _Check(
             "the script was played as it is written",
             lambda: all(_as_written(scenario.script, totals) for totals in true),
-            "" if scenario.script is not None else _NOT_THIS,
+            refused if scenario.script is not None else _NOT_THIS,
         ),
         _Check(
             RECORDED_AS_COUNTED,

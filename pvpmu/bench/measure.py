@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pvpmu.bench.counterpart import count_counterpart, standing_for
 from pvpmu.bench.livecost import LiveCosts, live_costs
+from pvpmu.bench.realperf import counted_by
 from pvpmu.bench.recorded import Recorded, read_back, record
 from pvpmu.bench.reference import load_reference
 from pvpmu.bench.totals import Totals
@@ -28,6 +29,7 @@ from pvpmu.recording.file import Outcome
 from pvpmu.recording.options import RecordTo
 from pvpmu.shared.design import Design, DriverName, GuestDesign
 from pvpmu.shared.errors import UsageError
+from pvpmu.shared.events import BY_NAME
 from pvpmu.shared.units import NS_PER_S, Ns
 
 TIMED_PASSES = 3
@@ -76,6 +78,14 @@ class BenchConfig:
     def vm_names(self) -> list[str]:
         """The VM of each design."""
         return [f"bench-{os.getpid()}-{number}" for number in range(len(self.designs))]
+
+    @property
+    def counted_by(self) -> dict[str, str]:
+        """By the scenario's labels what counts an event, see :func:`realperf.counted_by`."""
+        scenario = self.scenario
+        kinds = [BY_NAME[event.name].kind for event in scenario.events]
+        events = dict(zip(scenario.labels, kinds, strict=True))
+        return counted_by(self.perf, events, scenario.missing_events)
 
     def guest(self, name: str) -> GuestDesign:
         """The guest's side of the design of that name."""
@@ -201,6 +211,7 @@ def _opened(
                     load=config.scenario.host_load,
                     live=live,
                     perf=config.perf,
+                    missing_events=config.scenario.missing_events,
                 ),
                 config.transport,
             )

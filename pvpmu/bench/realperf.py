@@ -1,28 +1,81 @@
-"""What perf calls on the kernel's own events took, in a result document and in its table."""
+"""Real perf in a result document and its table: what counts each event, and what calls took."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pvpmu.host.perf_linux import sources_here
+from pvpmu.host.perf_sources import HARDWARE, INCLUDES_HOST, sources_here
 from pvpmu.shared.calltimes import SYSTEM_CALLS, CallTimes
+from pvpmu.shared.events import MISSING_EVENTS, MODELLED, REFUSED
 from pvpmu.shared.tally import CALL_KINDS
 
 Json = dict[str, Any]
 _MISSING = "-"
 
 
-def perf_described(perf: str, *, guest_runs: bool = False) -> str:
-    """Whose perf the host's is. ``guest_runs``: guest code runs on the events' thread."""
+def perf_described(perf: str, missing: str = MODELLED, *, guest_runs: bool = False) -> str:
+    """Whose perf the host's is. ``guest_runs``: guest code runs on the events' thread.
+
+    ``missing``: what becomes of events that the machine lacks.
+    """
     if perf == "model":
         return "the model's: calls, locks and placements are counted"
+    sources = sources_here(missing)
     if guest_runs:
-        return sources_here().described
+        return sources.described
+    refused = ", but for those that it refuses" if missing == REFUSED else ""
     return (
-        "the model's, and each call made on an event of the kernel's as well, for its time: no "
-        f"guest code runs on the host's thread ({sources_here().described})"
+        f"the model's{refused}, and each call made on an event of the kernel's as well, for its "
+        f"time: no guest code runs on the host's thread ({sources.described})"
     )
+
+
+def counted_by(
+    perf: str, kinds: Mapping[str, int], missing: str = MODELLED, *, guest_runs: bool = False
+) -> dict[str, str]:
+    """By event what counts it; ``kinds``: their kinds; the others as for :func:`perf_described`.
+
+    "hardware", a clock, "modelled" or "refused"; of the model also on what its calls are made.
+    """
+    if perf == "model":
+        return dict.fromkeys(kinds, MODELLED)
+    sources = sources_here(missing)
+    how = _by_itself if guest_runs else _beside_the_model
+    return {name: how(sources.counted_by(kind)) for name, kind in kinds.items()}
+
+
+def _by_itself(source: str) -> str:
+    return source if source in (HARDWARE, *MISSING_EVENTS) else f"{source} ({INCLUDES_HOST})"
+
+
+def _beside_the_model(source: str) -> str:
+    if source == REFUSED:
+        return REFUSED
+    real = "a dummy event" if source == MODELLED else f"a {source} event"
+    return f"{MODELLED}, timed on {real}"
+
+
+def refused_events(told: Mapping[str, str]) -> list[str]:
+    """Those that :func:`counted_by` says are refused."""
+    return [name for name, how in told.items() if how == REFUSED]
+
+
+def counted_by_line(told: Mapping[str, str]) -> str:
+    """What :func:`counted_by` says, in a line."""
+    by_how: dict[str, list[str]] = {}
+    for name, how in told.items():
+        by_how.setdefault(how, []).append(name)
+    parts = (f"{', '.join(names)}: {how}" for how, names in by_how.items())
+    return f"what counts each event: {'; '.join(parts)}"
+
+
+def perf_lines(result: Json) -> Iterator[str]:
+    """Whose perf it is, and what counts each event; nothing where all is the model's."""
+    told = result["perf_events"]
+    if set(told.values()) != {MODELLED}:
+        yield f"perf: {result['perf']}"
+        yield counted_by_line(told)
 
 
 def perf_times(times: CallTimes | None, handlers: int) -> Json | None:

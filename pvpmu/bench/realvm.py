@@ -16,6 +16,7 @@ from pvpmu.recording.file import RecordingFile
 from pvpmu.recording.options import RecordTo
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.units import NS_PER_S
 from pvpmu.vm.cpl import Execution, user_or_kernel
 from pvpmu.vm.jobs import MOST_PMIS, MOST_STAMPED, FloorJob, OperationsJob, PmiJob, PmiReport
@@ -40,7 +41,8 @@ class RealConfig:
     ``period``: branches, or with the kernel's perf cycles, which are ns where it has only clocks.
     ``cpl``: where driver and program run; auto is 3 where the machine emulates CPL 0, else 0.
     ``record_to``: where one more chunk of each design is recorded to. ``live``: let the live view
-    see the VM of each design; what that takes is then in each exit.
+    see the VM of each design; what that takes is then in each exit. ``missing_events``: what
+    becomes of those that the kernel's perf lacks.
     """
 
     designs: Sequence[Design]
@@ -49,6 +51,7 @@ class RealConfig:
     turns: int
     cpl: Cpl = "auto"
     perf: Perf = "model"
+    missing_events: str = MODELLED
     pin: str = "same"
     record_to: RecordTo | None = None
     live: bool = False
@@ -160,6 +163,7 @@ def _opened(
             name=config.vm_name(number),
             pin=config.pin,
             perf=config.perf,
+            missing_events=config.missing_events,
             recording=recording,
             publish=config.live,
         )

@@ -11,6 +11,7 @@ from pvpmu.bench.realvm_document import real_document
 from pvpmu.bench.recorded import tell
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import models_named
+from pvpmu.guest.scenario import load_scenario
 from pvpmu.host.linuxvcpu import check_perf
 from pvpmu.recording.options import record_to
 from pvpmu.shared.design import ALL, Design, designs_named
@@ -72,12 +73,7 @@ def bench_real(args: argparse.Namespace) -> int:
     from pvpmu.bench.realvm_table import print_real  # noqa: PLC0415
     from pvpmu.bench.table import ENDLESS  # noqa: PLC0415
 
-    for name, default in _MEANINGLESS.items():
-        if getattr(args, name) != default:
-            raise UsageError(
-                f"--{name} means nothing with --transport {TRANSPORT}: the VM's guest runs one "
-                "program of its own (docs/vm.md)"
-            )
+    _refuse_meaningless(args)
     designs = _designs(args.design, args.perf)
     check_perf(args.perf, designs, recorded=args.record is not None)
     models = models_named(args.cost or [DEFAULT_COST])
@@ -87,6 +83,7 @@ def bench_real(args: argparse.Namespace) -> int:
         pmis=(args.pmis or _PMIS) * args.runs,
         period=args.period or PERIODS[args.perf],
         perf=args.perf,
+        missing_events=load_scenario(args.scenario).missing_events,
         turns=_TURNS * args.runs,
         cpl=args.cpl or "auto",
         pin=args.pin,
@@ -104,6 +101,19 @@ def bench_real(args: argparse.Namespace) -> int:
     if config.record_to is not None and measured.recording is not None:
         tell(config.record_to, list(measured.recording.outcomes.values()))
     return output.give(result, print_real, ENDLESS)
+
+
+def _refuse_meaningless(args: argparse.Namespace) -> None:
+    for name, default in _MEANINGLESS.items():
+        if name == "scenario" and args.perf == "linux":
+            # It says what becomes of events that the machine lacks.
+            continue
+        if getattr(args, name) != default:
+            also = "; with --perf linux its missing_events is heeded" if name == "scenario" else ""
+            raise UsageError(
+                f"--{name} means nothing with --transport {TRANSPORT}: the VM's guest runs one "
+                f"program of its own (docs/vm.md){also}"
+            )
 
 
 def _designs(asked: list[str] | None, perf: str) -> list[Design]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pvpmu.bench.realperf import perf_time_rows
+from pvpmu.bench.realperf import counted_by_line, perf_time_rows
 from pvpmu.bench.table import fitted
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def print_real(result: Json, console: Console, fit: int | None = None) -> None:
         f"{where['guest_cpl']}; perf {where['perf']}",
         **_AS_IS,
     )
+    console.print(counted_by_line(where["perf_events"]), **_AS_IS)
     names = [design["name"] for design in result["designs"]]
     for title, rows in real_sections(result):
         console.print()

@@ -16,7 +16,7 @@ from pvpmu.bench.accuracy import accuracy_rows
 from pvpmu.bench.background import mix_rows
 from pvpmu.bench.competition import competition_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
-from pvpmu.bench.realperf import perf_time_rows
+from pvpmu.bench.realperf import perf_lines, perf_time_rows
 from pvpmu.bench.switches import switch_rows
 from pvpmu.shared.histogram import QUANTILES
 from pvpmu.shared.units import NS_PER_S
@@ -361,6 +361,7 @@ def _title(result: Json) -> str:
         + f", {runs} run{'s' * (runs > 1)} on {vcpus} vCPU{'s' * (vcpus > 1)}"
         + (" (numbers are sums over them)" if runs * vcpus > 1 else "")
         + f", seed {result['seed']}"
+        + "".join(f"\n{line}" for line in perf_lines(result))
     )
 
 

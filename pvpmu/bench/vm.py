@@ -24,6 +24,7 @@ from pvpmu.recording.tracer import Tracer
 from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.hostprocess import WAIT_S, host_process
@@ -49,7 +50,8 @@ class VmConfig:
     ``load``: the host's own events. ``recording``: what the vCPUs are recorded to; it is closed
     with the VM. Inline it has both sides, else the guest's, and ``host_record`` is where the host
     records itself to. ``live``: record latencies for the live view; the host publishes nothing
-    without, since that takes part of each exit. ``perf``: of PERFS.
+    without, since that takes part of each exit. ``perf``: of PERFS. ``missing_events``: with real
+    perf, what becomes of those that the machine lacks.
     """
 
     design: Design
@@ -62,6 +64,7 @@ class VmConfig:
     host_record: RecordTo | None = None
     live: bool = False
     perf: str = "model"
+    missing_events: str = MODELLED
 
 
 class InlineVm:
@@ -90,7 +93,7 @@ class InlineVm:
         design = config.design
         shape = design, config.cpuid, design.profile, config.load
         if config.perf == "linux":
-            return MirroringVcpu(slot, memory, *shape)
+            return MirroringVcpu(slot, memory, *shape, missing=config.missing_events)
         if tracer is None:
             return HostVcpu(slot, memory, *shape)
         return TracedVcpu(slot, memory, *shape, tracer=tracer)
@@ -133,6 +136,8 @@ def process_vm(config: VmConfig) -> Iterator[Session]:
     load = config.load
     options += ["--physical-gp", str(load.gp), "--physical-fixed", str(load.fixed)]
     options += ["--host-mux", str(load.mux_cycles), "--perf", config.perf]
+    if config.perf == "linux":
+        options += ["--missing-events", config.missing_events]
     for event in load.events:
         options += ["--host-event", event.text]
     if config.host_record is not None:

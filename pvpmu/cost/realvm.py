@@ -11,13 +11,8 @@ from statistics import mean
 from pvpmu.cost.calibrate import RealCosts
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.perf import Attr
-from pvpmu.host.perf_linux import (
-    OVERFLOW_SIGNALS,
-    LinuxContext,
-    group_times,
-    sources_here,
-    why_not,
-)
+from pvpmu.host.perf_linux import OVERFLOW_SIGNALS, LinuxContext, group_times
+from pvpmu.host.perf_sources import sources_here, why_not
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named
 from pvpmu.shared.events import CYCLES

@@ -21,7 +21,7 @@ from pvpmu.guest.workload import RATE_ONE, Phase, make_phases
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.datafile import data_text, load_toml, shipped_names
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.events import EVENTS, event_named
+from pvpmu.shared.events import EVENTS, MISSING_EVENTS, MODELLED, event_named
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.process import MAX_VCPUS
 from pvpmu.shared.units import Ns
@@ -64,9 +64,10 @@ class Scenario:
     automatic lowering of the rate. ``switch_us``: the task is switched out and in again after every
     so long (0: never). ``mux_us``: rotation interval when events outnumber counters. ``read_us``:
     another process reads the counts this often (0: never). ``vcpus``: how many run it unless asked
-    otherwise. ``gp``, ``fixed``, ``width``: the guest's PMU. ``charge``: the cost model whose times
-    the guest clock is charged unless asked otherwise. ``reference``: the published measurement to
-    print beside ours. ``notes``: what a reader of the results must know.
+    otherwise. ``gp``, ``fixed``, ``width``: the guest's PMU. ``missing_events``: of MISSING_EVENTS,
+    what becomes of events that real host perf has none for on this machine. ``charge``: the cost
+    model whose times the guest clock is charged unless asked otherwise. ``reference``: the
+    published measurement to print beside ours. ``notes``: what a reader of the results must know.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Scenario:
     gp: int = 8
     fixed: int = 3
     width: int = 48
+    missing_events: str = MODELLED
     workload: Rates | None = None
     script: ScriptCounts | None = None
     idle: Idle | None = None
@@ -102,6 +104,10 @@ class Scenario:
         for name, (least, most) in _BOUNDS.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)} is outside {least}..{most}")
+        if self.missing_events not in MISSING_EVENTS:
+            raise ValueError(
+                f"missing_events {self.missing_events!r} is none of {', '.join(MISSING_EVENTS)}"
+            )
         try:
             cpuid = self.cpuid
             self.host_load.check(cpuid.gp, cpuid.fixed)

@@ -14,6 +14,7 @@ from pvpmu.recording.options import add_record_options, record_to, warn
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named, design_names
 from pvpmu.shared.errors import UsageError
+from pvpmu.shared.events import MISSING_EVENTS, MODELLED
 from pvpmu.shared.hostload import HostEvent, HostLoad
 from pvpmu.shared.memory import checked_vm_name
 from pvpmu.shared.process import (
@@ -143,6 +144,12 @@ def _parser() -> CommandParser:
         "it (%(default)s)",
     )
     parser.add_argument(
+        "--missing-events",
+        choices=MISSING_EVENTS,
+        help="with --perf linux: what becomes of events that this machine has none for: the model "
+        f"counts them, or perf_event_open refuses them ({MODELLED})",
+    )
+    parser.add_argument(
         "--vm",
         action="store_true",
         help="launch a real VM (KVM) and serve it until interrupted: no guest is waited for",
@@ -178,7 +185,10 @@ def run(argv: list[str]) -> int:
         live=args.live,
         publish=not args.no_publish,
         perf=args.perf,
+        missing_events=args.missing_events or MODELLED,
     )
+    if args.missing_events is not None and args.perf == PERFS[0]:
+        raise UsageError("--missing-events: only with --perf linux; the model has every event")
     check_perf(config.perf, [design], recorded=config.record is not None)
 
     def say(line: str) -> None:
@@ -220,6 +230,7 @@ def _vm_server(config: HostConfig, args: argparse.Namespace) -> Callable[..., No
             pin=config.pin,
             load=config.load,
             perf=args.perf,
+            missing_events=config.missing_events,
             recording=recording,
             publish=config.publish,
         )

@@ -2,12 +2,8 @@
 
 A call here is one of the kernel's interfaces (``perf_event_pause`` and so on), and takes one system
 call or more: pause is DISABLE, read and RESET. Both are counted and timed, each for itself. Every
-system call takes the context's lock in the kernel, as the interface does there.
-
-* :class:`LinuxContext`: the events count, on this thread, and overflow by signal. For a vCPU's
-  thread, where guest code runs.
-* :class:`MirroredContext`: the model counts and overflows, as ever; each call is made on a real
-  event as well, for its time. For a thread on which no guest code runs.
+system call takes the context's lock in the kernel, as the interface does there. The events count
+on this thread, and overflow by signal.
 """
 
 from __future__ import annotations
@@ -18,23 +14,13 @@ import signal
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pvpmu.host import perf_open
 from pvpmu.host.hardware import Counter, PhysicalPmu
 from pvpmu.host.perf import Attr, PerfContext, PerfEvent
+from pvpmu.host.perf_sources import Sources, attr_of, sources_here
 from pvpmu.shared.calltimes import SYSTEM_CALLS, CallTimes
-from pvpmu.shared.errors import ResourceError
-from pvpmu.shared.events import (
-    BRANCH_MISSES,
-    BRANCHES,
-    CACHE_MISSES,
-    CACHE_REFERENCES,
-    CYCLES,
-    EVENTS,
-    INSTRUCTIONS,
-    REF_CYCLES,
-)
+from pvpmu.shared.events import CYCLES
 from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.tally import (
     CREATE,
@@ -56,72 +42,14 @@ _REQUESTS = {
     _ENABLE: perf_open.IOC_ENABLE,
     _RESET: perf_open.IOC_RESET,
 }
-_SW_DUMMY = 9
-_HARDWARE = {
-    CYCLES: 0, INSTRUCTIONS: 1, CACHE_REFERENCES: 2, CACHE_MISSES: 3, BRANCHES: 4,
-    BRANCH_MISSES: 5, REF_CYCLES: 9,
-}  # fmt: skip
-_CLOCKS = {CYCLES: perf_open.SW_CPU_CLOCK, REF_CYCLES: perf_open.SW_TASK_CLOCK}
 _RAW_KIND = -1
 """Of an event that this machine counts though it is no architectural one."""
-_NEVER = 1 << 62
-_MAX_PERIOD = 1 << 63
+NEVER = 1 << 62
+"""A period: no overflow comes."""
+MAX_PERIOD = 1 << 63
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
 _PLACED = Counter(0, None)
 """Where a real event is while it is enabled: the kernel does not say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What stands for the architectural events here.
-
-    ``of``: (type, config) by kind; a kind that lacks is an event that never counts. ``clocks``:
-    the counts are ns of software clocks, which include the host's time on the thread.
-    """
-
-    of: dict[int, tuple[int, int]]
-    clocks: bool
-
-    def source_of(self, attr: Attr) -> tuple[int, int] | None:
-        """Type and config of what an event is counted by; None if nothing here counts it."""
-        if attr.kind is not None:
-            return self.of.get(attr.kind)
-        if attr.raw is None or self.clocks:
-            return None
-        return perf_open.TYPE_RAW, attr.raw
-
-    @property
-    def described(self) -> str:
-        """In a line, for every report."""
-        if not self.clocks:
-            return "perf_event_open: hardware and raw events, pinned, exclude_host"
-        missing = ", ".join(event.name for event in EVENTS if event.kind not in self.of)
-        return (
-            "perf_event_open without a PMU: cpu-clock stands for cpu-cycles and task-clock for "
-            f"ref-cycles, in ns, and includes host time; {missing} are dummy events, which exist "
-            "and never count"
-        )
-
-
-def sources_here() -> Sources:
-    """Those of this machine."""
-    if perf_open.has_pmu():
-        found = {kind: (perf_open.TYPE_HARDWARE, config) for kind, config in _HARDWARE.items()}
-        return Sources(found, clocks=False)
-    clocks = {kind: (perf_open.TYPE_SOFTWARE, config) for kind, config in _CLOCKS.items()}
-    return Sources(clocks, clocks=True)
-
-
-def why_not() -> str | None:
-    """Why no event can be made on this thread, None if one can."""
-    try:
-        handle = perf_open.opened(
-            _attr_of(sources_here(), Attr(CYCLES, MODE_USER), _NEVER), "cycles"
-        )
-    except ResourceError as error:
-        return str(error)
-    os.close(handle)
-    return None
 
 
 class _Handles:
@@ -133,11 +61,16 @@ class _Handles:
         self.times = CallTimes()
 
     def open(self, attr: Attr, period: int, *, signals: bool) -> int:
-        """A new event that counts at once, and sends OVERFLOW_SIGNAL to this thread if asked."""
-        wanted = _attr_of(self._sources, attr, period)
+        """A new event that counts at once, and sends OVERFLOW_SIGNAL to this thread if asked.
+
+        Raises :class:`MissingEventError` where the kernel has none such.
+        """
+        wanted = attr_of(self._sources, attr, period)
         start = self._clock()
-        handle = perf_open.opened(wanted, f"event of kind {attr.kind}")
-        self._note(_OPEN, start)
+        try:
+            handle = perf_open.opened(wanted, f"event of kind {attr.kind}")
+        finally:
+            self._note(_OPEN, start)
         if signals:
             owner = struct.pack("ii", _F_OWNER_TID, threading.get_native_id())
             fcntl.fcntl(handle, _F_SETOWN_EX, owner)
@@ -198,7 +131,8 @@ class LinuxContext(PerfContext):
 
     An overflow is found where the count has reached the period: at
     :meth:`handle_nmi`, when the signal has interrupted the guest, or at a stop or read that comes
-    first, as the interrupt would have.
+    first, as the interrupt would have. An event that ``sources`` lack is refused or a dummy that
+    never counts, as they say.
     """
 
     def __init__(self, pmu: PhysicalPmu, sources: Sources, clock: Callable[[], Ns]) -> None:
@@ -219,15 +153,20 @@ class LinuxContext(PerfContext):
         return self._by_place.get(id(tally), 0)
 
     def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
+        """As the model's; None also for an event that the kernel refuses (ENOENT)."""
         self.tally[CREATE] += 1
-        if not 0 < period < _MAX_PERIOD:
+        if not 0 < period < MAX_PERIOD:
             return None
         start = self._clock()
         event = LinuxEvent(attr, period, on_overflow)
-        event.handle = self._handles.open(attr, period, signals=True)
+        try:
+            event.handle = self._handles.open(attr, period, signals=True)
+        except perf_open.MissingEventError:
+            return None
+        finally:
+            self._note(CREATE, start)
         self._place(event)
         self.events.append(event)
-        self._note(CREATE, start)
         return event
 
     def pause(self, event: PerfEvent) -> int:
@@ -254,7 +193,7 @@ class LinuxContext(PerfContext):
     def period(self, event: PerfEvent, period: int) -> bool:
         self.tally[PERIOD] += 1
         start = self._clock()
-        done = 0 < period < _MAX_PERIOD and self._handles.period(_handle(event), period)
+        done = 0 < period < MAX_PERIOD and self._handles.period(_handle(event), period)
         self._note(PERIOD, start)
         if done:
             event.period = event.left = period
@@ -288,7 +227,7 @@ class LinuxContext(PerfContext):
 
     def handle_nmi(self) -> None:
         for event in self.events.copy():
-            if event.counter is not None:
+            if event.counting:
                 self._take(event, self._handles.read(_handle(event)))
 
     def sched_out(self) -> list[PerfEvent]:
@@ -328,67 +267,6 @@ class LinuxContext(PerfContext):
         self._by_place[place] = self._by_place.get(place, 0) + took
 
 
-class MirroredContext(PerfContext):
-    """The model, and each of its calls on a real event of this thread as well, for its time."""
-
-    def __init__(self, pmu: PhysicalPmu, sources: Sources, clock: Callable[[], Ns]) -> None:
-        super().__init__(pmu)
-        self._shadow = LinuxContext(pmu, sources, clock)
-        self._shadow.place = lambda: self.tally
-        self._real: dict[int, PerfEvent] = {}
-
-    @property
-    def times(self) -> CallTimes:
-        """What the calls took, on the real events."""
-        return self._shadow.times
-
-    def restart(self) -> None:
-        """Times start at 0 here."""
-        self._shadow.restart()
-
-    def ns_in(self, tally: list[int]) -> Ns:
-        """What calls took that were counted in this tally."""
-        return self._shadow.ns_in(tally)
-
-    def create(self, attr: Attr, period: int, on_overflow: Callable[[], None]) -> PerfEvent | None:
-        event = super().create(attr, period, on_overflow)
-        if event is not None:
-            # It must never send a signal to a thread that waits for none.
-            real = self._shadow.create(attr, _NEVER, _nothing)
-            assert real is not None
-            self._real[id(event)] = real
-        return event
-
-    def pause(self, event: PerfEvent) -> int:
-        self._shadow.pause(self._real[id(event)])
-        return super().pause(event)
-
-    def read_value(self, event: PerfEvent) -> int:
-        self._shadow.read_value(self._real[id(event)])
-        return super().read_value(event)
-
-    def period(self, event: PerfEvent, period: int) -> bool:
-        self._shadow.period(self._real[id(event)], _NEVER)
-        return super().period(event, period)
-
-    def enable(self, event: PerfEvent) -> None:
-        self._shadow.enable(self._real[id(event)])
-        super().enable(event)
-
-    def disable(self, event: PerfEvent) -> None:
-        self._shadow.disable(self._real[id(event)])
-        super().disable(event)
-
-    def release(self, event: PerfEvent) -> None:
-        self._shadow.release(self._real.pop(id(event)))
-        super().release(event)
-
-    def close(self) -> None:
-        """Every real event is gone."""
-        self._real.clear()
-        self._shadow.close()
-
-
 def group_times(count: int, rounds: int, clock: Callable[[], Ns]) -> dict[str, list[Ns]]:
     """Stop and start so many events of this thread, ns: one after another, and as one group.
 
@@ -402,7 +280,7 @@ def group_times(count: int, rounds: int, clock: Callable[[], Ns]) -> dict[str, l
         try:
             for _ in range(count):
                 leader = handles[0] if handles and name == "group" else -1
-                wanted = _attr_of(sources, attr, _NEVER)
+                wanted = attr_of(sources, attr, NEVER)
                 handles.append(perf_open.opened(wanted, "a group's event", group=leader))
             targets, flag = (handles, 0) if name == "apart" else (handles[:1], perf_open.FLAG_GROUP)
             spans = found[name] = []
@@ -418,21 +296,6 @@ def group_times(count: int, rounds: int, clock: Callable[[], Ns]) -> dict[str, l
     return found
 
 
-def _attr_of(sources: Sources, attr: Attr, period: int) -> perf_open.Attr:
-    """perf_event_attr as KVM asks for it, of what this machine has."""
-    kind, config = sources.source_of(attr) or (perf_open.TYPE_SOFTWARE, _SW_DUMMY)
-    flags = 0
-    if kind in (perf_open.TYPE_HARDWARE, perf_open.TYPE_RAW):
-        flags = perf_open.PINNED | perf_open.EXCLUDE_HOST | perf_open.EXCLUDE_IDLE
-        flags |= 0 if attr.modes & MODE_USER else perf_open.EXCLUDE_USER
-        flags |= 0 if attr.modes & MODE_KERNEL else perf_open.EXCLUDE_KERNEL
-    return perf_open.Attr(type=kind, config=config, sample_period=period, flags=flags)
-
-
 def _handle(event: PerfEvent) -> int:
     assert isinstance(event, LinuxEvent)
     return event.handle
-
-
-def _nothing() -> None:
-    return None

@@ -34,6 +34,11 @@ IOC_ENABLE, IOC_DISABLE, IOC_RESET = 0x2400, 0x2401, 0x2403
 _IOC_PERIOD, _IOC_SET_FILTER = 0x4008_2404, 0x4008_2406
 FLAG_GROUP = 1
 """Argument of the first three: the whole group of a leader."""
+_MISSING = (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV)
+
+
+class MissingEventError(ResourceError):
+    """The kernel has no such event here."""
 
 
 class Attr(c.Structure):
@@ -55,7 +60,7 @@ def has_pmu() -> bool:
 def opened(attr: Attr, what: str, *, group: int = -1) -> int:
     """A counter of the calling thread, on whatever CPU it runs: its file descriptor.
 
-    ``what`` names it in errors. Raises :class:`ResourceError`.
+    ``what`` names it in errors. Raises :class:`ResourceError`, :class:`MissingEventError` among it.
     """
     number = _SYSCALL.get(platform.machine())
     if number is None:
@@ -65,7 +70,9 @@ def opened(attr: Attr, what: str, *, group: int = -1) -> int:
     # Thread 0 (this one), any CPU.
     handle = int(libc.syscall(number, c.byref(attr), 0, -1, group, c.c_ulong(_CLOEXEC)))
     if handle < 0:
-        raise ResourceError(_refusal(what, c.get_errno()))
+        number = c.get_errno()
+        kind = MissingEventError if number in _MISSING else ResourceError
+        raise kind(_refusal(what, number))
     return handle
 
 
@@ -95,7 +102,7 @@ def _refusal(what: str, number: int) -> str:
         except OSError:
             level = "unknown"
         return f"{text} ({_PARANOID} is {level}; CAP_PERFMON or a lower level is needed)"
-    if number in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
+    if number in _MISSING:
         return f"{text} (this machine's PMU has no such event, or there is no PMU)"
     if number == errno.EMFILE:
         return f"{text} (raise the limit of open files, ulimit -n)"

@@ -19,6 +19,7 @@ from pvpmu.shared.control import Bye, Channel, Hello, RefusalCode, Refuse, Stats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import NameInUseError, PeerError
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
@@ -41,7 +42,7 @@ class HostConfig:
     events, and the physical PMU. ``test_port``: let the guest make the VMM's calls. ``live``: ask
     the guest to record latencies for the live view; ``publish``: let it see the host at all, which
     ``live`` needs. ``record``: where the vCPUs are recorded to.
-    ``perf``: of PERFS.
+    ``perf``: of PERFS; ``missing_events``: with real perf, what becomes of those it lacks.
     """
 
     name: str
@@ -57,6 +58,7 @@ class HostConfig:
     publish: bool = True
     record: RecordTo | None = None
     perf: str = "model"
+    missing_events: str = MODELLED
 
     @property
     def slot_bytes(self) -> int:
@@ -108,6 +110,7 @@ def _boot(config: HostConfig, handoff: Handoff) -> HostBoot:
         config.load,
         config.test_port,
         config.perf,
+        config.missing_events,
     )
 
 

@@ -19,6 +19,7 @@ from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import PeerError
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.handoff import Handoff
 from pvpmu.shared.hostload import HostLoad
@@ -41,6 +42,7 @@ class HostBoot:
     load: HostLoad
     test_port: bool
     perf: str = "model"
+    missing_events: str = MODELLED
 
 
 def stats_message(stats: HostStats) -> VcpuStats:
@@ -86,7 +88,7 @@ def _vcpu(boot: HostBoot, slot: memoryview[int], memory: memoryview[int]) -> Hos
     """The vCPU, recorded if there is a ring to record to."""
     shape = boot.design, boot.cpuid, boot.profile, boot.load
     if boot.perf == "linux":
-        return MirroringVcpu(slot, memory, *shape)
+        return MirroringVcpu(slot, memory, *shape, missing=boot.missing_events)
     tracer = tracer_of(boot.handoff)
     if tracer is None:
         return HostVcpu(slot, memory, *shape)

@@ -45,7 +45,9 @@ def gather(
     """Everything that the pages say, as plain values; CSV files of the sweeps go to ``folder``."""
     by_vcpus = handlers_by_vcpus(config, progress)
     # Inline everything is this one process, and quick.
-    vm = None if config.transport == "inline" else on_a_real_vm(asked.costs, progress)
+    vm = None
+    if config.transport != "inline":
+        vm = on_a_real_vm(asked.costs, config.scenario.missing_events, progress)
     found = {}
     jobs = len(os.sched_getaffinity(0))
     with open_engine("local", jobs=jobs, scheduler="") as engine:
@@ -61,7 +63,9 @@ def gather(
     }
 
 
-def on_a_real_vm(costs: Sequence[str], progress: Progress) -> dict[str, Json] | str:
+def on_a_real_vm(
+    costs: Sequence[str], missing_events: str, progress: Progress
+) -> dict[str, Json] | str:
     """Documents by whose perf the host's is; the reason where no real VM can be had here."""
     found: dict[str, Json] = {}
     designs: dict[Perf, Sequence[str]] = {"model": DEFAULT_DESIGNS, "linux": LINUX_DESIGNS}
@@ -73,6 +77,7 @@ def on_a_real_vm(costs: Sequence[str], progress: Progress) -> dict[str, Json] | 
                 period=PERIODS[perf],
                 turns=TURNS,
                 perf=perf,
+                missing_events=missing_events,
             )
             measured = measure_real(config, progress)
             found[perf] = real_document(config, measured, models_named(costs))

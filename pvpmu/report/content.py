@@ -5,6 +5,7 @@ The drawings come from :mod:`pvpmu.report.plots`; everything else here is pure.
 
 from __future__ import annotations
 
+from pvpmu.bench.realperf import perf_lines
 from pvpmu.bench.table import sections
 from pvpmu.report import plots
 from pvpmu.report.choices import choices
@@ -61,6 +62,8 @@ def page_of(evidence: Json) -> Page:
         Text(f"{bench['scenario']}: {bench['summary']}. {_setting(bench)}"),
         Items(_TRUST),
     ]
+    if told := list(perf_lines(bench)):
+        lead.append(Items(told))
     if bench["notes"]:
         lead.append(Items([f"Note: {note}" for note in bench["notes"]]))
     return Page(

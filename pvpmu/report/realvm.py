@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvpmu.bench.realperf import counted_by_line
 from pvpmu.bench.realvm_table import floor_lines, ratio_lines, real_sections, scaling_lines
 from pvpmu.report.common import Json
 from pvpmu.report.page import Block, Items, Section, Table, Text
@@ -51,5 +52,6 @@ def _where(result: Json) -> str:
     return (
         f"{where['cpu']}, {kind}, Linux {where['kernel']}, {where['execution']}; guest at CPL "
         f"{where['guest_cpl']}, TSC of {where['tsc_khz'] / 1e6:.2f} GHz; {config['pmis']:,} PMIs "
-        f"of each design in {config['turns']} turns; {config['events']}. Perf: {where['perf']}."
+        f"of each design in {config['turns']} turns; {config['events']}. Perf: {where['perf']}; "
+        f"{counted_by_line(where['perf_events'])}."
     )

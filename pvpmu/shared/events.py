@@ -68,3 +68,8 @@ def event_named(name: str, cpuid: PmuCpuid) -> Event:
             f"({cpuid.gp} GP, {cpuid.fixed} fixed, unavailable events {cpuid.unavailable:#x})"
         )
     return event
+
+
+MODELLED, REFUSED = "modelled", "refused"
+MISSING_EVENTS = (MODELLED, REFUSED)
+"""What becomes of an event of the guest's that real perf has none for on this machine."""

@@ -164,6 +164,7 @@ def _constants() -> str:
         "RUN_RETIRES": layout.RUN_RETIRES,
         "RUN_STAMPS": layout.RUN_STAMPS,
         "RUN_HANDLERS": layout.RUN_HANDLERS,
+        "RUN_LOOPS": layout.RUN_LOOPS,
         "WORDS_BATCH": layout.WORDS_BATCH,
         "LOG_WORDS": layout.LOG_WORDS,
         "STATE_SIZE": layout.STATE_SIZE,

@@ -19,6 +19,7 @@ from pvpmu.vm import build, layout
 from pvpmu.vm.layout import Command, MemoryMap
 from pvpmu.vm.loop import Loop
 from pvpmu.vm.machine import Machine
+from pvpmu.vm.retired import LoopsTold
 
 _LEAVES = (FEATURE_LEAF, LEAF, LEAF_SIGNATURE, LEAF_FEATURES)
 LOOP = [0] * KINDS
@@ -47,7 +48,8 @@ class VmCpu:
 
     ``memory``, ``slots``: both segments' windows; ``host``: the vCPU's half there. ``user``: the
     program runs at CPL 3. ``limit_s``: how long one command may take. ``real_perf``: the host's
-    events are the kernel's, and interrupt VM-entries. ``pages``: see :class:`MemoryMap`.
+    events are the kernel's, and interrupt VM-entries; ``models``: some that it lacks are modelled,
+    so that it must be told what retires. ``pages``: see :class:`MemoryMap`.
     ``serve``: what handles an exit, if not the host's half alone. ``reloads``: the design's page
     holds reload values.
     """
@@ -69,6 +71,7 @@ class VmCpu:
     ) -> None:
         program = build.program()
         self.real_perf = isinstance(host, LinuxVcpu)
+        self.models = isinstance(host, LinuxVcpu) and host.sources.models(range(KINDS))
         self.slot = slot
         self.host = host
         self.memory = memory
@@ -79,6 +82,8 @@ class VmCpu:
         where = MemoryMap(vcpus, len(program), pages)
         self.machine = Machine(memory, slots, where, number, program, leaves, user=user)
         self.serve = serve or host.serve
+        if self.models:
+            self.serve = LoopsTold(slot, self.machine.box, self.serve, LOOP, user=user).serve
         self.loop = Loop(self.machine, slot, self.serve)
         self.loop.on_signal = self._interrupted
         if self.real_perf:

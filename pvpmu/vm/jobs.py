@@ -23,7 +23,8 @@ from pvpmu.vm.tracepoints import TO_USER, ExitCounters
 T_co = TypeVar("T_co", covariant=True)
 
 _BOTH = MODE_USER | MODE_KERNEL
-_KINDS = (BRANCHES, CACHE_MISSES, INSTRUCTIONS, CYCLES)
+KINDS_COUNTED = (BRANCHES, CACHE_MISSES, INSTRUCTIONS, CYCLES)
+"""In the order of the events."""
 _MOST_LOOPS = 1000
 """Between two looks at the counters of a program that tells what it retires."""
 _LOOPS_OF_A_CLOCK = 20_000
@@ -112,7 +113,7 @@ class PmiJob:
         """Reset, prepare, run, stop."""
         box, loop, host = cpu.machine.box, cpu.loop, cpu.host
         events = timed_events if cpu.real_perf else four_events
-        loops = _LOOPS_OF_A_CLOCK if cpu.real_perf else _MOST_LOOPS
+        loops = _LOOPS_OF_A_CLOCK if cpu.real_perf and not cpu.models else _MOST_LOOPS
         cpu.prepare(events(self.period), loops=loops)
         registered = bool(box[layout.REGISTERED])
         cpu.command(Command.SCHED_IN, value=1)
@@ -120,7 +121,10 @@ class PmiJob:
         if self.table:
             loop.serve = _table(cpu, self.period, paged=registered).serve
         flags = layout.RUN_STAMPS if self.stamps else layout.RUN_HANDLERS
-        flags |= 0 if cpu.real_perf and not self.table else layout.RUN_RETIRES
+        if self.table or not cpu.real_perf:
+            flags |= layout.RUN_RETIRES
+        elif cpu.models:
+            flags |= layout.RUN_LOOPS
         before = box[layout.NMIS]
         kernel = _Kernel()
         loop.by_reason.clear()
@@ -134,7 +138,7 @@ class PmiJob:
         exits = exit_names(loop.by_reason)
         logged = cpu.logged_pairs()
         nmis = box[layout.NMIS] - before
-        retired = [box[layout.LOOPS_DONE] * LOOP[kind] for kind in _KINDS]
+        retired = [box[layout.LOOPS_DONE] * LOOP[kind] for kind in KINDS_COUNTED]
         host_stats = None
         if not self.table:
             cpu.control(Control.STOP)

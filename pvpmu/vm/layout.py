@@ -100,6 +100,9 @@ RUN_STAMPS = 1 << 1
 """Log each access of a handler."""
 RUN_HANDLERS = 1 << 2
 """Log each handler."""
+RUN_LOOPS = 1 << 3
+"""Likewise, but the host takes from ``loops_done`` what retired: for overflows of real events,
+which come anywhere, where the program has not told all."""
 WORDS_BATCH = 100
 """Loads in a batch of WORDS."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pvpmu.host.linuxvcpu import check_perf
+from pvpmu.host.perf_sources import sources_here
 from pvpmu.recording.file import Outcome, RecordingFile
 from pvpmu.recording.options import RecordTo
 from pvpmu.shared.errors import PeerError
@@ -41,6 +42,8 @@ def serve_vm(
         with open_session(config) as vm:
             what = f"design {config.design.name}, vCPUs: {config.vcpus}, perf {config.perf}"
             say(f"{config.name}: a real VM, {what}; {execution.described}")
+            if config.perf == "linux":
+                say(f"{config.name}: {sources_here(config.missing_events).described}")
             _run(vm, config, pmis, say)
     finally:
         if recording is not None:

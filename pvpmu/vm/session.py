@@ -15,6 +15,7 @@ from pvpmu.shared import liveview, memory
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.errors import ResourceError, UsageError
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.memory import Segment
 from pvpmu.shared.process import place
@@ -39,7 +40,8 @@ class VmConfig:
     """A real VM. ``name``: its name in ``/dev/shm``; ``pin``: see PINS.
 
     ``user``: its program runs at CPL 3. ``limit_s``: how long the guest may take for one command.
-    ``profile``: where sources disagree, else the design's. ``perf``: whose events the host's are.
+    ``profile``: where sources disagree, else the design's. ``perf``: whose events the host's are;
+    ``missing_events``: what becomes of those that real perf lacks.
     ``recording``: what the host's half is recorded to, with the model's events only; it is closed
     with the VM. ``publish``: let the live view see it.
     """
@@ -53,6 +55,7 @@ class VmConfig:
     load: HostLoad = NO_LOAD
     limit_s: float = LIMIT_S
     perf: Perf = "model"
+    missing_events: str = MODELLED
     profile: Profile | None = None
     recording: RecordingFile | None = None
     publish: bool = True
@@ -149,6 +152,7 @@ def open_session(config: VmConfig) -> Iterator[VmSession]:
                 user=config.user,
                 limit_s=config.limit_s,
                 perf=config.perf,
+                missing_events=config.missing_events,
                 ring=recording.stream("host", number) if recording is not None else None,
                 live=live.name,
             )

@@ -18,6 +18,7 @@ from pvpmu.recording.tracer import Tracer
 from pvpmu.shared import liveview
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
+from pvpmu.shared.events import MODELLED
 from pvpmu.shared.exits import SLOT_SIZE
 from pvpmu.shared.hostload import HostLoad
 from pvpmu.shared.memory import Segment
@@ -36,7 +37,8 @@ class VmBoot:
 
     ``memory``, ``slots``: names of the segments, with their sizes without header. ``cpu``: where it
     runs, -1 for anywhere. ``user``: the program runs at CPL 3. ``limit_s``: of one command.
-    ``perf``: the host's events are the "model"'s, or the kernel's ("linux"), on this thread.
+    ``perf``: the host's events are the "model"'s, or the kernel's ("linux"), on this thread;
+    ``missing_events``: what becomes of those that the kernel lacks.
     ``ring``: the inherited ring that the host's half is recorded to. ``live``: the segment in which
     it publishes, empty for none.
     """
@@ -55,6 +57,7 @@ class VmBoot:
     user: bool
     limit_s: float
     perf: str = "model"
+    missing_events: str = MODELLED
     ring: RingFile | None = None
     live: str = ""
 
@@ -97,7 +100,9 @@ def _host(boot: VmBoot, slot: memoryview[int], memory: memoryview[int]) -> HostV
     if boot.ring is not None:
         tracer = Tracer(boot.ring.attach().put, time.monotonic_ns)
         return TracedVcpu(slot, memory, *shape, tracer=tracer)
-    return (LinuxVcpu if boot.perf == "linux" else HostVcpu)(slot, memory, *shape)
+    if boot.perf == "linux":
+        return LinuxVcpu(slot, memory, *shape, missing=boot.missing_events)
+    return HostVcpu(slot, memory, *shape)
 
 
 def _tick(_number: int, _frame: object) -> None:

@@ -12,7 +12,10 @@ from pvpmu.bench.measure import BenchConfig, Measured, measure
 from pvpmu.bench.reference import load_reference
 from pvpmu.cost.shelf import shipped_models
 from pvpmu.guest.scenario import load_scenario
+from pvpmu.host import perf_open, perf_sources
+from pvpmu.host.perf_sources import Sources
 from pvpmu.shared.design import design_named
+from pvpmu.shared.events import CYCLES
 
 SEED = 3
 
@@ -38,6 +41,13 @@ def quiet(_share: float, _label: str) -> None:
 
 def made(config: BenchConfig, measured: Measured) -> Json:
     return document(config, measured, shipped_models(), load_reference(config.scenario.reference))
+
+
+@pytest.fixture
+def _only_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a PMU."""
+    clocks = Sources({CYCLES: (perf_open.TYPE_SOFTWARE, perf_open.SW_CPU_CLOCK)}, clocks=True)
+    monkeypatch.setattr(perf_sources, "_found_here", lambda: clocks)
 
 
 @pytest.fixture(scope="session")

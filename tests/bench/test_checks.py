@@ -11,6 +11,7 @@ from pvpmu.bench.document import Json
 from pvpmu.bench.measure import BenchConfig, Measured
 from pvpmu.cost.shelf import model_named
 from pvpmu.guest.scenario import Host, Races
+from pvpmu.shared.events import REFUSED
 from pvpmu.shared.hostload import HostEvent
 
 SAMPLES = "equivalent designs take the same samples"
@@ -55,6 +56,20 @@ def test_one_design_has_nothing_to_be_equal_to(
     assert {each["why"] for each in made["checks_left_out"]} == {
         "fewer than two designs of this run are equivalent"
     }
+
+
+@pytest.mark.usefixtures("_only_clocks")
+def test_what_real_perf_refuses_cannot_be_free_of_count_errors(
+    config: BenchConfig, measured: Measured, result: Json
+) -> None:
+    scenario = replace(config.scenario, missing_events=REFUSED)
+    assert left_out(replace(config, scenario=scenario), measured, result) == {}
+    real = replace(config, scenario=scenario, perf="linux")
+    assert left_out(real, measured, result) == {
+        "count error 0": "real perf refuses instructions, branch-instructions, cache-misses on "
+        "this machine"
+    }
+    assert left_out(replace(config, perf="linux"), measured, result) == {}
 
 
 def test_with_events_of_the_host_count_errors_have_to_be_accounted_for(

@@ -20,7 +20,7 @@ from .conftest import made
 DOCS = Path(__file__).parents[2] / "docs" / "bench-json.md"
 _DATA_KEYS = {"exits", "all_exits", "count_error", "missed", "not_counting", "held", "held_share",
               "scaled", "period_error", "msr_write", "msr_read", "registers", "model", "models",
-              "cost_models", "figures"}  # fmt: skip
+              "cost_models", "figures", "perf_events"}  # fmt: skip
 """Objects whose keys are names of exits, events, registers, models: data, not fields."""
 
 

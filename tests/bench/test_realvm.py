@@ -18,10 +18,14 @@ from pvpmu.bench.realvm_table import print_real
 from pvpmu.bench.recorded import RECORDED_AS_COUNTED
 from pvpmu.cli import main
 from pvpmu.cost.shelf import models_named
+from pvpmu.host.perf_open import has_pmu
+from pvpmu.host.perf_sources import why_not
 from pvpmu.recording.format import Kind
 from pvpmu.recording.reader import Recording
 from pvpmu.shared.control import VcpuStats
+from pvpmu.shared.datafile import data_text
 from pvpmu.shared.design import designs_named
+from pvpmu.shared.events import MODELLED, REFUSED
 from pvpmu.shared.tally import TALLY_WORDS
 from pvpmu.vm import build, kvm
 from pvpmu.vm.cpl import Execution
@@ -126,6 +130,47 @@ def test_what_does_not_hold_fails_by_name(
     assert failed == [{"name": check, "ok": False, "detail": who}]
 
 
+def with_real_perf(missing: str, change: Callable[[RealMeasured], None] = lambda _: None) -> Json:
+    found = measured()
+    change(found)
+    config = RealConfig(
+        designs=designs_named(["trap", "page"]), pmis=5 * PMIS, period=600, turns=5, perf="linux",
+        missing_events=missing,
+    )  # fmt: skip
+    return real_document(config, found, models_named(["icx-2021"]))
+
+
+@pytest.mark.usefixtures("_only_clocks")
+def test_with_real_perf_the_document_says_what_counts_each_event() -> None:
+    for missing in (MODELLED, REFUSED):
+        result = with_real_perf(missing)
+        assert result["environment"]["perf_events"] == {
+            **dict.fromkeys(("branch-instructions", "cache-misses", "instructions"), missing),
+            "cpu-cycles": "cpu-clock (includes host time)",
+        }
+        assert result["config"]["missing_events"] == missing
+        out = io.StringIO()
+        print_real(result, Console(file=out, width=10_000))
+        assert f"branch-instructions, cache-misses, instructions: {missing}; " in out.getvalue()
+    assert result_of()["config"]["missing_events"] is None
+    assert set(result_of()["environment"]["perf_events"].values()) == {MODELLED}
+
+
+@pytest.mark.usefixtures("_only_clocks")
+def test_modelled_events_must_count_exactly_and_others_cannot() -> None:
+    def of_the_clock(found: RealMeasured) -> None:
+        found.designs["page"].vpmu[1].counted[3] += 1
+
+    def failed(result: Json) -> list[str]:
+        return [check["name"] for check in result["checks"] if not check["ok"]]
+
+    assert failed(with_real_perf(MODELLED, miscount)) == ["count error 0"]
+    assert failed(with_real_perf(MODELLED, of_the_clock)) == []
+    result = with_real_perf(REFUSED, miscount)
+    assert failed(result) == []
+    assert "count error 0" not in [check["name"] for check in result["checks"]]
+
+
 def test_without_tracepoints_the_document_says_what_stood_in_the_way() -> None:
     def without(found: RealMeasured) -> None:
         for each in found.designs.values():
@@ -164,6 +209,7 @@ def test_the_table_says_the_same(fit: int | None) -> None:
     ("words", "reason"),
     [
         (["--scenario", "short"], "--scenario means nothing with --transport vm"),
+        (["--perf", "linux", "--scenario", "nope"], "unknown scenario 'nope'"),
         (["--driver", "linux-6.12"], "--driver means nothing"),
         (["--design", "mediated"], "design mediated cannot run on a real VM: it passes"),
         (["--design", "page-lazy"], "cannot run on a real VM: it needs exits that happen anyway"),
@@ -217,3 +263,28 @@ def test_a_short_run_on_a_real_vm(
         for stream in recording.streams:
             msrs[stream.design] = sum(record.kind == Kind.MSR for record in stream.window())
     assert msrs == {"trap": 8 * 40, "page": 40}
+
+
+@pytest.mark.process
+def test_on_a_real_vm_the_scenario_says_what_becomes_of_missing_events(
+    real_vm: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"needs perf_event_open: {reason}")
+    if has_pmu():
+        pytest.skip("needs a machine without a hardware PMU")
+    text = data_text("short", folder="scenarios", what="scenario")[0]
+    file = tmp_path / "mine.toml"
+    file.write_text(f'missing_events = "refused"\n{text}', "utf-8")
+    command = (
+        f"bench --transport vm --perf linux --pmis 20 --design page --scenario {file} --json -"
+    )
+    assert main(command.split()) == 0
+    result = json.loads(capsys.readouterr().out)
+    told = result["environment"]["perf_events"]
+    assert [told[name] for name in ("instructions", "branch-instructions")] == [REFUSED, REFUSED]
+    assert told["cpu-cycles"].startswith("cpu-clock")
+    (design,) = result["designs"]
+    assert design["real_perf"]["system_calls"]["open"]["per_pmi"] > 0
+    assert design["pmi"]["lost"] == 0

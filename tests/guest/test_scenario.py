@@ -250,6 +250,8 @@ def test_broken_toml_is_refused_with_line_and_column(tmp_path: Path) -> None:
          "line 4: field cpu_time_max_percent: cpu_time_max_percent 101 is outside 0..100"),
         ("duration_us = 1000", "duration_us = 1000\nvcpus = 0",
          "line 4: field vcpus: vcpus 0 is outside 1..1024"),
+        ("duration_us = 1000", 'duration_us = 1000\nmissing_events = "dummy"',
+         "line 4: field missing_events: missing_events 'dummy' is none of modelled, refused"),
         ("[races]", "[idle]\nrun_us = 0\nsleep_us = 9\n[races]",
          "line 23: field idle.run_us: run_us 0 is outside 1..1000000000"),
         ("duration_us = 1000",

@@ -1,6 +1,7 @@
 """A vPMU bench, a whole host vCPU, and instrumented page words, as fixtures."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.perf import Attr, PerfContext, PerfEvent
+from pvpmu.host.perf_linux import OVERFLOW_SIGNALS
+from pvpmu.host.perf_sources import why_not
 from pvpmu.host.pmi import REQUEST_PMU, PmiDelivery
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.vpmu import Vpmu
@@ -29,6 +32,30 @@ FOUR = 0x3_0000_0003
 NMI_MODE = 0x400
 DISTANCE = 1000
 START = (1 << 48) - DISTANCE
+
+
+@pytest.fixture
+def needs_perf() -> Iterator[None]:
+    """Real events, whose signals wait to be taken."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"needs perf_event_open: {reason}")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OVERFLOW_SIGNALS)
+    yield
+    while signal.sigtimedwait(OVERFLOW_SIGNALS, 0) is not None:
+        pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Clock:
+    """Each look is 7 ns later."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        self.now += 7
+        return self.now
 
 
 class RecordingPerf(PerfContext):

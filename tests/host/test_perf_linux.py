@@ -9,46 +9,27 @@ import pytest
 
 from pvpmu.host import perf_linux, perf_open
 from pvpmu.host.hardware import PhysicalPmu
-from pvpmu.host.linuxvcpu import LinuxVcpu, MirroringVcpu, refuse_for_linux
+from pvpmu.host.linuxvcpu import LinuxVcpu, MirroringVcpu, TimedVcpu, refuse_for_linux
 from pvpmu.host.perf import Attr
-from pvpmu.host.perf_linux import LinuxContext, MirroredContext, Sources, group_times, sources_here
-from pvpmu.host.pmc import Pmc, wanted_event
+from pvpmu.host.perf_linux import LinuxContext, group_times
+from pvpmu.host.perf_sources import sources_here
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.calltimes import SYSTEM_CALLS, CallTimes
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named
-from pvpmu.shared.errors import ResourceError, UsageError
-from pvpmu.shared.events import BRANCHES, CYCLES, INSTRUCTIONS
+from pvpmu.shared.errors import UsageError
+from pvpmu.shared.events import BRANCHES, CYCLES, INSTRUCTIONS, REFUSED
 from pvpmu.shared.exits import Control, ExitReason
-from pvpmu.shared.tally import CALL_KINDS, HANDLER, PAUSE, READ_VALUE
+from pvpmu.shared.tally import CALL_KINDS, CREATE, HANDLER, PAUSE, READ_VALUE
+
+from .conftest import Clock
+
+pytestmark = pytest.mark.usefixtures("needs_perf")
 
 BOTH = Attr(CYCLES, 3, pinned=True, exclude_host=True)
 FAR = 1 << 40
-
-
-@pytest.fixture(autouse=True)
-def _needs_perf() -> Iterator[None]:
-    reason = perf_linux.why_not()
-    if reason is not None:
-        pytest.skip(f"needs perf_event_open: {reason}")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, perf_linux.OVERFLOW_SIGNALS)
-    yield
-    while signal.sigtimedwait(perf_linux.OVERFLOW_SIGNALS, 0) is not None:
-        pass
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class Clock:
-    """Each look is 7 ns later."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        self.now += 7
-        return self.now
 
 
 @pytest.fixture
@@ -125,63 +106,24 @@ def test_calls_are_counted_as_the_model_counts_them_and_system_calls_apart(
 
 
 @pytest.mark.skipif(perf_open.has_pmu(), reason="there is a hardware PMU")
-def test_without_a_pmu_a_clock_stands_for_cycles_and_the_rest_never_counts(
+def test_without_a_pmu_what_no_clock_stands_for_is_a_dummy_that_never_counts(
     context: LinuxContext,
 ) -> None:
     event = context.create(Attr(BRANCHES, 3), FAR, lambda: pytest.fail("it counted"))
     assert event is not None
     assert (event.kind, event.counting, context.read_value(event)) == (None, False, 0)
-    text = sources_here().described
-    assert "cpu-clock stands for cpu-cycles" in text
-    assert "includes host time" in text
+    event.left = -1
+    context.handle_nmi()
 
 
-def test_a_machine_with_a_pmu_has_hardware_events_as_kvm_asks_for_them() -> None:
-    made = perf_linux._attr_of(
-        Sources(dict.fromkeys((INSTRUCTIONS,), (perf_open.TYPE_HARDWARE, 1)), clocks=False),
-        Attr(INSTRUCTIONS, 1, pinned=True, exclude_host=True),
-        1000,
-    )
-    wanted = perf_open.PINNED | perf_open.EXCLUDE_HOST | perf_open.EXCLUDE_IDLE
-    assert (made.type, made.config, made.sample_period) == (perf_open.TYPE_HARDWARE, 1, 1000)
-    assert made.flags == wanted | perf_open.EXCLUDE_KERNEL
-
-
-def test_a_raw_selector_is_a_raw_event_where_there_is_a_pmu_and_a_dummy_elsewhere() -> None:
-    attr = Attr(None, 3, pinned=True, exclude_host=True, raw=0x0184_01D1)
-    with_pmu = Sources({CYCLES: (perf_open.TYPE_HARDWARE, 0)}, clocks=False)
-    made = perf_linux._attr_of(with_pmu, attr, 1000)
-    assert (made.type, made.config) == (perf_open.TYPE_RAW, 0x0184_01D1)
-    assert made.flags & perf_open.EXCLUDE_HOST
-    without = Sources({CYCLES: (perf_open.TYPE_SOFTWARE, 0)}, clocks=True)
-    assert without.source_of(attr) is None
-    assert perf_linux._attr_of(without, attr, 1000).config == 9
-
-
-def test_a_counter_s_event_hands_its_selector_on() -> None:
-    pmc = Pmc(0, (1 << 48) - 1)
-    pmc.eventsel = 0x0153_01D1
-    assert (wanted_event(pmc)[0].kind, wanted_event(pmc)[0].raw) == (None, 0x0100_01D1)
-    pmc.eventsel = 0x0053_00C4
-    assert (wanted_event(pmc)[0].kind, wanted_event(pmc)[0].raw) == (BRANCHES, None)
-
-
-def test_a_refusal_names_the_call_and_the_level_of_paranoia() -> None:
-    with pytest.raises(ResourceError, match=r"perf_event_open of a wrong type: .*no such event"):
-        perf_open.opened(perf_open.Attr(type=99), "a wrong type")
-    assert "CAP_PERFMON" in perf_open._refusal("x", 13)
-
-
-def test_a_mirror_gives_the_model_s_results_and_times_real_calls() -> None:
-    made = MirroredContext(PhysicalPmu(), sources_here(), Clock())
-    event = made.create(BOTH, 1000, lambda: None)
-    assert event is not None
-    made.pmu.retire([300] * 7, None)
-    assert made.read_value(event) == 300
-    assert made.pause(event) == 300
-    assert made.times.calls[PAUSE] == 1
-    assert made.tally[PAUSE] == 1
-    made.release(event)
+@pytest.mark.skipif(perf_open.has_pmu(), reason="there is a hardware PMU")
+def test_without_a_pmu_the_kernel_refuses_it_and_the_call_took_its_time() -> None:
+    made = LinuxContext(PhysicalPmu(), sources_here(REFUSED), Clock())
+    assert made.create(Attr(BRANCHES, 3), FAR, lambda: None) is None
+    assert made.events == []
+    assert made.tally[CREATE] == made.times.calls[CREATE] == 1
+    assert dict(zip(SYSTEM_CALLS, made.times.system, strict=True))["open"] == 1
+    assert made.times.call_ns[CREATE] > 0
     made.close()
 
 
@@ -217,6 +159,24 @@ def test_a_vcpu_s_statistics_say_what_its_calls_took(kind: type[HostVcpu]) -> No
     # A new vPMU: the old one's events are gone.
     served(host, slot, control, value=Control.RESET)
     assert host.perf.events == []
+
+
+@pytest.mark.skipif(perf_open.has_pmu(), reason="there is a hardware PMU")
+@pytest.mark.parametrize("kind", [LinuxVcpu, MirroringVcpu])
+def test_a_counter_whose_event_is_refused_is_said_not_to_count(kind: type[TimedVcpu]) -> None:
+    slot = memoryview(bytearray(exits.SLOT_SIZE)).cast("Q")
+    memory = memoryview(bytearray(4096)).cast("Q")
+    host = kind(slot, memory, design_named("page"), PmuCpuid(), missing=REFUSED)
+    write = int(ExitReason.MSR_WRITE)
+    # Instructions and cycles; only cycles have a clock.
+    served(host, slot, write, msr.FIXED_CTR_CTRL, 0xBB)
+    served(host, slot, write, msr.GLOBAL_CTRL, 3 << 32)
+    assert (host.vpmu.live, host.vpmu.not_counting) == (3 << 32, 1 << 32)
+    slot[exits.RETIRED_USER_AT + INSTRUCTIONS] = 1 << 50
+    served(host, slot, int(ExitReason.HLT) | exits.RETIRED_USER)
+    assert host.vpmu.global_status & 1 << 32 == 0
+    served(host, slot, write, msr.GLOBAL_CTRL, 0)
+    served(host, slot, int(ExitReason.CONTROL), value=Control.RESET)
 
 
 def test_designs_whose_host_does_what_only_a_kernel_can_are_refused_by_name() -> None:

@@ -223,6 +223,7 @@ def test_the_driver_needs_no_library_but_what_its_environment_gives(tmp_path: Pa
         "int all(struct pvpmu_driver *d, struct pvpmu_live *l, uint64_t *counts) {\n"
         "  pvpmu_drv_probe(d); pvpmu_drv_sched_in(d); pvpmu_drv_tick(d); pvpmu_drv_handle(d);\n"
         "  pvpmu_drv_sched_out(d); pvpmu_live_entered(l);\n"
+        "  pvpmu_live_pass(l, 1, counts, 1);\n"
         "  return pvpmu_live_retire(l, 1, counts, pvpmu_live_steps(l, 1, counts, 9));\n"
         "}\n"
     )

@@ -52,4 +52,4 @@ def test_what_stands_in_the_way_is_gathered(monkeypatch: pytest.MonkeyPatch) -> 
         raise ResourceError("/dev/kvm: absent")
 
     monkeypatch.setattr(collect, "measure_real", refuse)
-    assert collect.on_a_real_vm(["icx-2021"], lambda *_: None) == "/dev/kvm: absent"
+    assert collect.on_a_real_vm(["icx-2021"], "modelled", lambda *_: None) == "/dev/kvm: absent"

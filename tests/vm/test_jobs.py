@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pvpmu.host.perf_linux import why_not
+from pvpmu.host.perf_open import has_pmu
+from pvpmu.host.perf_sources import why_not
+from pvpmu.shared.events import REFUSED
 from pvpmu.vm.jobs import BlockedJob, FloorJob, OperationsJob, PmiJob, PmiReport
 from pvpmu.vm.session import VmSession
 
@@ -120,6 +122,32 @@ def test_the_kernel_s_perf_interrupts_the_guest_wherever_it_is(
     assert abs(sum(stats.tallies[0][:7]) - calls * report.nmis) <= calls
     assert stats.times is not None
     assert stats.times.handler_ns > 0
+
+
+@pytest.mark.skipif(has_pmu(), reason="there is a hardware PMU")
+@pytest.mark.parametrize("design", ["trap-5.14", "trap", "trap-direct", "page", "page-direct"])
+def test_what_no_clock_stands_for_is_modelled_to_the_last_count(
+    open_vm: Open, needs_perf: None, design: str
+) -> None:
+    (report,) = open_vm(design, perf="linux").run([PmiJob(60, 2_000_000)])
+    assert report.retired[0] > 0
+    # Branches, cache misses, instructions; cycles are the clock's.
+    assert report.counted[:3] == report.retired[:3]
+    assert report.counted[3] > 0
+
+
+@pytest.mark.skipif(has_pmu(), reason="there is a hardware PMU")
+@pytest.mark.parametrize("design", ["trap", "page"])
+def test_what_is_refused_counts_nothing_and_cycles_are_sampled_all_the_same(
+    open_vm: Open, needs_perf: None, design: str
+) -> None:
+    vm = open_vm(design, perf="linux", missing_events=REFUSED)
+    (report,) = vm.run([PmiJob(60, 2_000_000)])
+    assert report.retired[0] > 0
+    assert report.counted[:3] == [0, 0, 0]
+    assert report.samples == report.pmis >= 60
+    assert report.stats is not None
+    assert report.stats.pmi["delivered"] == report.nmis
 
 
 def test_nmis_are_blocked_in_a_handler_and_kvm_agrees(open_vm: Open, needs_vm: None) -> None:

@@ -207,6 +207,7 @@ static void serve(struct vcpu *v, uint64_t until);
 void vm_nmi(struct vcpu *v)
 {
     uint64_t begin = tsc(), fault = v->fault, was = v->in_handler;
+    uint64_t request = v->slot->request, address = v->slot->address; /* of an exit about to be made */
 
     v->in_handler = 1;
     v->box->nmis++;
@@ -226,6 +227,8 @@ void vm_nmi(struct vcpu *v)
     }
     v->in_handler = was;
     v->fault = fault;
+    v->slot->request = request;
+    v->slot->address = address;
 }
 
 /* The workload: `loops` rounds of VM_LOOP_INSTRUCTIONS instructions, VM_LOOP_BRANCHES of them
@@ -255,6 +258,25 @@ static void work(struct vcpu *v, uint64_t loops)
     v->sink = x;
 }
 
+/* These loops are done: whether a modelled counter overflows now. */
+static int due(struct vcpu *v, uint64_t mode, uint64_t flags, uint64_t loops)
+{
+    uint64_t nmis = v->box->nmis;
+    int found;
+
+    v->box->loops_done += loops;
+    if (flags & VM_RUN_RETIRES)
+        return pvpmu_live_retire(&v->live, mode, v->counts, loops);
+    if (!(flags & VM_RUN_LOOPS))
+        return 0;
+    found = pvpmu_live_pass(&v->live, mode, v->counts, loops);
+    if (v->box->nmis == nmis)
+        return found;
+    v->live.version = 0; /* a handler ran meanwhile: the host has told since how far it is */
+    pvpmu_live_entered(&v->live);
+    return 0;
+}
+
 static void run(struct vcpu *v, uint64_t pmis, uint64_t flags)
 {
     uint64_t mode = v->user ? PVPMU_MODE_USER : PVPMU_MODE_KERNEL;
@@ -264,11 +286,10 @@ static void run(struct vcpu *v, uint64_t pmis, uint64_t flags)
     v->run = flags;
     while (d->pmis - first < pmis) {
         loops = v->box->loops;
-        if (flags & VM_RUN_RETIRES)
+        if (flags & (VM_RUN_RETIRES | VM_RUN_LOOPS))
             loops = pvpmu_live_steps(&v->live, mode, v->counts, loops);
         work(v, loops);
-        v->box->loops_done += loops;
-        if (flags & VM_RUN_RETIRES && pvpmu_live_retire(&v->live, mode, v->counts, loops))
+        if (due(v, mode, flags, loops))
             pvpmu_trap(&v->seam, PVPMU_EXIT_EXCEPTION_NMI, 0, 0, NULL);
     }
     v->run = 0;
