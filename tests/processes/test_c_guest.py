@@ -49,6 +49,10 @@ def running(vm: Vm, program: Path) -> subprocess.Popen[str]:
     return guest
 
 
+def counted(name: str, counts: int, samples: int) -> str:
+    return f"ok: {counts} {name}, expected {counts}; {samples} samples, expected {samples}"
+
+
 def expected_lines() -> list[str]:
     """What a PMU without any host would give: the program's arithmetic, one cycle at a time."""
     now = branches = cycles = pmis = instructions = 0
@@ -67,15 +71,10 @@ def expected_lines() -> list[str]:
         pmis += bool(due)
     branch_samples, cycle_samples = branches // BRANCH_PERIOD, cycles // CYCLE_PERIOD
     return [
-        f"ok: branches, expected {branches}, actual {branches}",
-        f"ok: samples of it, expected {branch_samples}, actual {branch_samples}",
-        f"ok: cycles, expected {cycles}, actual {cycles}",
-        f"ok: samples of it, expected {cycle_samples}, actual {cycle_samples}",
-        f"ok: instructions, expected {instructions}, actual {instructions}",
-        (
-            f"samples: {branch_samples + cycle_samples}, digest 0x{digest:016x}, "
-            f"branches {branch_samples}, cycles {cycle_samples}"
-        ),
+        counted("branches", branches, branch_samples),
+        counted("cycles", cycles, cycle_samples),
+        counted("instructions", instructions, 0),
+        f"samples: {branch_samples + cycle_samples}, digest 0x{digest:016x}",
         f"PMIs: {PMIS}, empty 0, generations lost 0, COMMITs refused 0",
     ]
 
@@ -84,11 +83,21 @@ def expected_lines() -> list[str]:
 @pytest.mark.parametrize(
     ("design", "profile", "first", "per_pmi"),
     [
-        ("page", "kvm-5.14", f"page: registered, features {FREEZE:#x}", "1.00"),
-        ("page", "kvm-6.12", f"page: registered, features {FREEZE | LVTPC_AUTO:#x}", "1.00"),
-        ("page", "strict-sdm", f"page: registered, features {FREEZE | LVTPC_AUTO:#x}", "1.00"),
-        ("trap", "kvm-5.14", "page: none (status 0), every access exits", "8.00"),
-        ("trap", "kvm-6.12", "page: none (status 0), every access exits", "8.00"),
+        ("page", "kvm-5.14", f"page: registered, status 1, features {FREEZE:#x}", "1.00"),
+        (
+            "page",
+            "kvm-6.12",
+            f"page: registered, status 1, features {FREEZE | LVTPC_AUTO:#x}",
+            "1.00",
+        ),
+        (
+            "page",
+            "strict-sdm",
+            f"page: registered, status 1, features {FREEZE | LVTPC_AUTO:#x}",
+            "1.00",
+        ),
+        ("trap", "kvm-5.14", "page: none, every access exits, status 0, features 0x0", "8.00"),
+        ("trap", "kvm-6.12", "page: none, every access exits, status 0, features 0x0", "8.00"),
     ],
 )
 def test_it_takes_the_samples_that_the_program_says_with_and_without_a_page(
@@ -98,7 +107,7 @@ def test_it_takes_the_samples_that_the_program_says_with_and_without_a_page(
     status, output, errors = ended(start(vm, program, str(PMIS)))
     assert (status, errors) == (0, "")
     assert output.splitlines()[0] == first
-    assert output.splitlines()[1:8] == expected_lines()
+    assert output.splitlines()[1:6] == expected_lines()
     assert output.splitlines()[-1] == f"exits per PMI: {per_pmi}"
     assert re.search(rf"^exits: {PMIS} of reason 0 ", output, re.MULTILINE)
     assert ended(host)[0] == 0
@@ -112,7 +121,7 @@ def test_it_uses_the_counters_that_cpuid_names(
     host = vm.host("--design", "page", "--gp", gp, "--fixed", fixed, "--width", width)
     status, output, errors = ended(start(vm, program, str(PMIS)))
     assert (status, errors) == (0, "")
-    assert output.splitlines()[1:8] == expected_lines()
+    assert output.splitlines()[1:6] == expected_lines()
     assert ended(host)[0] == 0
 
 
@@ -207,8 +216,9 @@ def code_lines(*paths: Path) -> int:
     return sum(bool(line) and not line.startswith(("/*", "*")) for line in lines)
 
 
-def test_guest_and_binding_stay_small() -> None:
-    assert code_lines(*SOURCE.glob("*.[ch]")) <= 400
+def test_the_whole_example_has_at_most_400_lines() -> None:
+    files = [*SOURCE.glob("*.[ch]"), SOURCE / "Makefile"]
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in files) <= 400
 
 
 def test_driver_and_seam_stay_small() -> None:

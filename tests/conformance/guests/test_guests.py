@@ -46,14 +46,14 @@ class Broken(NamedTuple):
     actual: str
 
 
-MAP = "    close(file);\n    return (volatile char *)header"
+MADE = "    return header;\n"
 ENABLE = "    pvpmu_drv_write(d, PVPMU_MSR_CORE_PERF_GLOBAL_CTRL, d->all);"
 UNLINK = "    if (owned)\n        shm_unlink(mine);"
 BROKEN = {
     "never looks whether its host lives": Broken(
         "BND-11/exit",
-        "        if (poll(&socket, 1, 0) > 0)",
-        "        if (0 * poll(&socket, 1, 0))",
+        "        if (recv(control, NULL, 0, MSG_DONTWAIT) >= 0 || errno != EAGAIN)",
+        "        if (0)",
         "still running after 2 s",
     ),
     "leaves its memory's name when its host dies": Broken(
@@ -64,8 +64,8 @@ BROKEN = {
     ),
     "leaves its memory's name at its end": Broken(
         "FEA-9/page",
-        "        HOST_HAS_GONE();\n    leave();",
-        "        HOST_HAS_GONE();",
+        UNLINK,
+        UNLINK.replace("owned", "owned && host_gone"),
         "left in /dev/shm: pvpmu.",
     ),
     "takes a refused COMMIT for one that was done": Broken(
@@ -75,13 +75,16 @@ BROKEN = {
         "still running after 2 s",
     ),
     "takes any version of Welcome": Broken(
-        "BND-10/version", "if (n[0] != PVPMU_CONTROL_VERSION || n[1]", "if (n[1]", "status 0"
+        "BND-10/version",
+        "if (field(\"version\", 'i').n != PVPMU_CONTROL_VERSION || ",
+        "if (",
+        "status 0",
     ),
-    "reads unsigned integers of msgpack only": Broken(
-        "BND-7/encoding", "0xd0, 0xd1, 0xd2, 0xd3,", "0xc1, 0xc1, 0xc1, 0xc1,", "status 1, 1 lines"
+    "reads signed integers of msgpack at a wrong width": Broken(
+        "BND-7/encoding", '= "12481248', '= "12481247', "status 1, 1 lines"
     ),
     "lets others read its memory": Broken(
-        "BND-3", "O_EXCL | O_CLOEXEC, 0600)", "O_EXCL | O_CLOEXEC, 0644)", "mode 0o644"
+        "BND-3", "O_CLOEXEC | flags, 0600)", "O_CLOEXEC | flags, 0644)", "mode 0o644"
     ),
     "stores to turn words in RUNNING": Broken(
         "OWN-8", "    if (p->live) { /* RUNNING", "    if (0) { /* RUNNING", "0x0"
@@ -105,8 +108,8 @@ BROKEN = {
     ),
     "shrinks its memory": Broken(
         "FEA-9/page",
-        MAP,
-        "    if (ftruncate(file, 0)) die(mine);\n" + MAP,
+        MADE,
+        "    if (ftruncate(shm_open(mine, O_RDWR, 0), 0)) errx(1, mine);\n" + MADE,
         "code 3",
     ),
 }
