@@ -111,10 +111,20 @@ def refused(command: str, capsys: Any) -> str:
         ("pvpmu-guest --memory 100", "100 bytes, expected at least 4096 bytes"),
         ("pvpmu-guest --memory 8191 --vcpus 2", "8191 bytes, expected at least 8192 bytes"),
         ("pvpmu-guest --name .", "'.'"),
+        (
+            "pvpmu-guest --scenario throttled",
+            "cannot charge 'icx-2021-3p': use pvpmu bench, or charge nothing: --charge none",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(command: str, says: str, capsys: Any) -> None:
     assert says in refused(command, capsys)
+
+
+def test_a_guest_runs_a_scenario_without_the_charge_that_it_asks_for(capsys: Any) -> None:
+    words = ["--scenario", "throttled", "--charge", "none", "--name", "test-nobody", "--wait", "0"]
+    assert pvpmu.guest.cli.main(words) == 1
+    assert "no host" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from pvpmu.shared.process import (
 from pvpmu.shared.viewprocess import live_view
 
 _DEFAULT_WAIT_S = 60.0
+_NO_CHARGE = "none"
 SCHEMA = "pvpmu-guest/1"
 
 
@@ -87,6 +88,12 @@ def _parser() -> CommandParser:
         default=None,
         help="generation of the PMU driver (default: the design's own)",
     )
+    parser.add_argument(
+        "--charge",
+        choices=(_NO_CHARGE,),
+        default=None,
+        help="charge nothing where the scenario asks for a cost model, which only pvpmu bench has",
+    )
     add_record_options(parser)
     parser.add_argument(
         "--live",
@@ -106,6 +113,11 @@ def run(argv: list[str]) -> int:
     """Run the command's body; raises its errors."""
     args = _parser().parse_args(argv)
     scenario = load_scenario(args.scenario)
+    if scenario.charge and args.charge != _NO_CHARGE:
+        raise UsageError(
+            f"scenario {scenario.name}: field charge: pvpmu-guest knows no cost model, so cannot "
+            f"charge {scenario.charge!r}: use pvpmu bench, or charge nothing: --charge {_NO_CHARGE}"
+        )
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "scenario": scenario.name,
