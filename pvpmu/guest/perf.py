@@ -33,6 +33,8 @@ class PerfCore:
         sample_capacity: int = 0,
     ) -> None:
         self._driver = driver
+        # What is added to a step that shortens the period, before it is divided by 8.
+        self._rounding = -7 if driver.generation.rounds_evenly else 7
         self._tick_ns = NS_PER_S // hz
         self.limit = RateLimit(
             hz=hz, max_sample_rate=max_sample_rate, cpu_time_max_percent=cpu_time_max_percent
@@ -188,7 +190,8 @@ class PerfCore:
         """perf_adjust_period: move 1/8 of the way to the period that gives the frequency."""
         hw = event.hw
         target = count * NS_PER_S // (elapsed * event.config.frequency)
-        step = target - hw.sample_period + 7
+        step = target - hw.sample_period
+        step += 7 if step >= 0 else self._rounding
         hw.sample_period += step // 8 if step >= 0 else -(-step // 8)
         hw.sample_period = hw.sample_period or 1
         if hw.left > 8 * hw.sample_period:

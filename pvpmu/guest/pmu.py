@@ -82,14 +82,18 @@ class Generation:
     ``caches_fixed_ctr_ctrl``: starting or stopping a fixed counter changes a copy of
     FIXED_CTR_CTRL, which is written, if it changed, when the PMU is enabled (Linux 6.1 on,
     ``intel_pmu_enable_fixed``, ``__intel_pmu_enable_all``). Else each is a read and a write.
+    ``rounds_evenly``: the frequency adjustment rounds steps of either sign away from 0 (Linux 6.12,
+    commit 62c0b1061593, and stable trees from October 2024 on: ``perf_adjust_period``). Else it
+    adds 7 before it divides by 8 whatever the sign, so that a step of up to -14 is none.
     """
 
     name: str
     caches_fixed_ctr_ctrl: bool
+    rounds_evenly: bool
 
 
-LINUX_5_14 = Generation(name="linux-5.14", caches_fixed_ctr_ctrl=False)
-LINUX_6_12 = Generation(name="linux-6.12", caches_fixed_ctr_ctrl=True)
+LINUX_5_14 = Generation(name="linux-5.14", caches_fixed_ctr_ctrl=False, rounds_evenly=False)
+LINUX_6_12 = Generation(name="linux-6.12", caches_fixed_ctr_ctrl=True, rounds_evenly=True)
 GENERATIONS = {generation.name: generation for generation in (LINUX_5_14, LINUX_6_12)}
 
 
@@ -114,6 +118,7 @@ class PmuDriver:
         self._by_counter: dict[int, HwEvent] = {}
         self._disable_depth = 0
         self.enabled = True
+        self.generation = generation
         self._caches_fixed = generation.caches_fixed_ctr_ctrl
         self._fixed_ctrl = self._active_fixed_ctrl = 0
 

@@ -95,11 +95,11 @@ class Design:
     while counters run their words hold what they are to reload, and the host does so at the PMI.
 
     ``driver``: the guest's driver generation unless asked otherwise. ``equivalent``: at zero skid
-    and latency it must give the same samples as the other equivalent designs; ``differences``: what
-    a guest may see otherwise than on the trap path. ``gives_up``: conformance cases, by id or
-    glob, that it fails on purpose, each with the reason. ``sources`` and ``leaves_out``: the facts
-    it rests on, and what of its model is missing here. ``origin``: the file that it came from,
-    empty for a shipped one.
+    and latency it must give the same samples as the other equivalent designs with its driver;
+    ``differences``: what a guest may see otherwise than on the trap path. ``gives_up``: conformance
+    cases, by id or glob, that it fails on purpose, each with the reason. ``sources`` and
+    ``leaves_out``: the facts it rests on, and what of its model is missing here. ``origin``: the
+    file that it came from, empty for a shipped one.
     """
 
     name: str

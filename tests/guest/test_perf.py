@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvpmu.guest.perf_event import EventConfig, Sample, SampleLog
+from pvpmu.guest.pmu import LINUX_5_14, LINUX_6_12, Generation
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.events import BY_NAME
 
@@ -89,6 +90,28 @@ def test_a_sample_adjusts_the_period_by_the_time_since_the_last_one(
         made.cpu.overflow(0)
         made.core.handle_nmi(now, 0)
     assert made.core.events[0].hw.sample_period == expected
+
+
+@pytest.mark.parametrize(
+    ("generation", "steps"),
+    [
+        # From 1000 towards these: an eighth of the way, and what rounding makes of it.
+        (LINUX_5_14, {1001: 1, 1008: 1, 1009: 2, 999: 0, 986: 0, 985: -1, 984: -1, 977: -2}),
+        (LINUX_6_12, {1001: 1, 1008: 1, 1009: 2, 999: -1, 992: -1, 991: -2, 984: -2, 977: -3}),
+    ],
+)
+def test_how_the_period_s_step_is_rounded_is_the_kernel_s(
+    rig: Any, generation: Generation, steps: dict[int, int]
+) -> None:
+    made = rig(EventConfig(BRANCHES, 1000, initial_period=1000), generation=generation)
+    event = made.core.events[0]
+    found = {}
+    for target in steps:
+        event.hw.sample_period = 1000
+        # 1000 Hz, so that a tick's count is the target.
+        made.core._adjust_period(event, TICK, target, stopped=True)
+        found[target] = event.hw.sample_period - 1000
+    assert found == steps
 
 
 def test_a_fixed_period_is_never_adjusted(rig: Any) -> None:
