@@ -14,7 +14,7 @@ from pvpmu.bench.table import sections
 from pvpmu.guest.scenario import load_scenario
 from pvpmu.report.common import panels_of
 from pvpmu.report.content import _checks, page_of
-from pvpmu.report.page import Commands, Figure, Page, Table, Text
+from pvpmu.report.page import Commands, Figure, Items, Page, Table, Text
 from pvpmu.report.timing import handlers, measured_table
 
 from .conftest import Json, evidence_of
@@ -46,6 +46,15 @@ def test_tables_are_those_of_the_terminal(page: Page, evidence: Json) -> None:
     assert tables(page, "In short")[0].rows == printed["in short"]
     assert tables(page, "Exits per operation")[0].rows == printed["exits per operation"]
     assert tables(page, "Accuracy")[0].rows == printed["accuracy"]
+
+
+def test_with_real_perf_it_says_first_what_counts_each_event(evidence: Json) -> None:
+    told = {**evidence["bench"], "perf": "whose", "perf_events": {"cpu-cycles": "refused"}}
+    plain, real = (
+        page_of({**evidence, "bench": bench}).lead for bench in (evidence["bench"], told)
+    )
+    added = [block for block in real if block not in plain]
+    assert added == [Items(["perf: whose", "what counts each event: cpu-cycles: refused"])]
 
 
 def test_every_row_is_as_wide_as_its_table(page: Page) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from pvpmu.host.perf_open import has_pmu
 from pvpmu.host.perf_sources import why_not
-from pvpmu.shared.events import REFUSED
+from pvpmu.host.worker import stats_message
+from pvpmu.shared.cpuid import FIXED_BASE
+from pvpmu.shared.events import BRANCHES, EVENTS, REFUSED
+from pvpmu.shared.exits import Control
+from pvpmu.vm import layout
+from pvpmu.vm.cpu import LOOP, ProgrammedEvent, VmCpu
 from pvpmu.vm.jobs import BlockedJob, FloorJob, OperationsJob, PmiJob, PmiReport
+from pvpmu.vm.layout import Command
 from pvpmu.vm.session import VmSession
 
 from .conftest import Open
 
 pytestmark = pytest.mark.process
 PMIS, PERIOD = 200, 120
+_CLOCK = 5_000_000
+"""ns: what a handler takes on a busy machine, and more, so that the guest gets on."""
 
 
 def chunk(vm: VmSession, **more: bool) -> PmiReport:
@@ -129,7 +139,7 @@ def test_the_kernel_s_perf_interrupts_the_guest_wherever_it_is(
 def test_what_no_clock_stands_for_is_modelled_to_the_last_count(
     open_vm: Open, needs_perf: None, design: str
 ) -> None:
-    (report,) = open_vm(design, perf="linux").run([PmiJob(60, 2_000_000)])
+    (report,) = open_vm(design, perf="linux").run([PmiJob(60, _CLOCK)])
     assert report.retired[0] > 0
     # Branches, cache misses, instructions; cycles are the clock's.
     assert report.counted[:3] == report.retired[:3]
@@ -142,12 +152,54 @@ def test_what_is_refused_counts_nothing_and_cycles_are_sampled_all_the_same(
     open_vm: Open, needs_perf: None, design: str
 ) -> None:
     vm = open_vm(design, perf="linux", missing_events=REFUSED)
-    (report,) = vm.run([PmiJob(60, 2_000_000)])
+    (report,) = vm.run([PmiJob(60, _CLOCK)])
     assert report.retired[0] > 0
     assert report.counted[:3] == [0, 0, 0]
     assert report.samples == report.pmis >= 60
     assert report.stats is not None
     assert report.stats.pmi["delivered"] == report.nmis
+
+
+@dataclass(frozen=True)
+class BothSampled:
+    """Branches, which are modelled, and cycles, a clock's: count and samples of each, and loops."""
+
+    branches: int
+    cycles: int
+
+    def do(self, cpu: VmCpu) -> tuple[list[int], int, dict[str, int]]:
+        """So many of either, or more."""
+        box = cpu.machine.box
+        cpu.prepare(
+            [
+                ProgrammedEvent(0, EVENTS[BRANCHES].selector, 3, self.branches),
+                ProgrammedEvent(FIXED_BASE + 1, 0, 3, self.cycles),
+            ],
+            loops=1000,
+        )
+        cpu.command(Command.SCHED_IN, value=1)
+        cpu.control(Control.START)
+        cpu.command(Command.PMIS, layout.RUN_LOOPS, 100)
+        cpu.control(Control.STOP)
+        assert cpu.host.result is not None
+        pmi = stats_message(cpu.host.result).pmi
+        cpu.command(Command.FINISH)
+        return box[layout.ANSWERS_AT : layout.ANSWERS_AT + 4].tolist(), box[layout.LOOPS_DONE], pmi
+
+
+@pytest.mark.skipif(has_pmu(), reason="there is a hardware PMU")
+@pytest.mark.parametrize("design", ["trap", "page", "page-direct"])
+def test_modelled_overflows_come_among_real_ones_and_none_is_lost(
+    open_vm: Open, needs_perf: None, design: str
+) -> None:
+    period = 600_000
+    ((answers, loops, pmi),) = open_vm(design, perf="linux").run([BothSampled(period, _CLOCK)])
+    branches, sampled, _, by_the_clock = answers
+    assert branches == loops * LOOP[BRANCHES]
+    # Not a count is lost, so that it is known how many overflows there were.
+    assert sampled == branches // period > 0
+    assert by_the_clock > 0
+    assert pmi["raised"] >= pmi["delivered"] > 0
 
 
 def test_nmis_are_blocked_in_a_handler_and_kvm_agrees(open_vm: Open, needs_vm: None) -> None:
