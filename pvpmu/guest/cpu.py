@@ -43,10 +43,12 @@ _NMI_BLOCKED = exits.NMI_BLOCKED
 _INTERRUPTIBLE = exits.INTERRUPTIBLE
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT = exits.REPLY, exits.RESULT
-_PASSED = exits.PASSED
-_RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
+_PASSED, _FAULT_GP = exits.PASSED, exits.FAULT_GP
+_RETIRED_USER, _RETIRED_KERNEL = exits.RETIRED_USER, exits.RETIRED_KERNEL
+_RETIRED = _RETIRED_USER | _RETIRED_KERNEL
 _NONE = [0] * KINDS
 """Nothing retired yet; never changed in place."""
+_LIVE_VERSION = exits.LIVE_VERSION
 _USER_AT, _KERNEL_AT = exits.RETIRED_USER_AT, exits.RETIRED_KERNEL_AT
 
 _OVERFLOW = int(ExitReason.OVERFLOW)
@@ -177,14 +179,16 @@ class Vcpu:
         slot[_ADDRESS] = address
         slot[_VALUE] = value
         slot[_REQUEST] = request
-        self._cross()
-        if self._follow is not None:
-            self._follow()
+        # A callable that an instance holds is called fastest as a local.
+        cross, follow = self._cross, self._follow
+        cross()
+        if follow is not None:
+            follow()
         reply = slot[_REPLY]
         result = slot[_RESULT]
         if reply:
             self._entered_with(reply)
-            if reply & exits.FAULT_GP:
+            if reply & _FAULT_GP:
                 raise self._fault(reason & exits.REASON_MASK, address, value)
         return result
 
@@ -398,10 +402,10 @@ class Vcpu:
                 entry[2] -= counts[entry[0]]
         if mode == MODE_USER:
             self._user = list(map(add, self._user, counts))
-            self._flags |= exits.RETIRED_USER
+            self._flags |= _RETIRED_USER
         else:
             self._kernel = list(map(add, self._kernel, counts))
-            self._flags |= exits.RETIRED_KERNEL
+            self._flags |= _RETIRED_KERNEL
 
     def distances(self) -> list[int]:
         """By event kind: counts until the nearest live counter of it overflows; 0 without one."""
@@ -454,7 +458,7 @@ class Vcpu:
                     return
 
     def _live_entries(self) -> list[list[int]]:
-        if self._slot[exits.LIVE_VERSION] != self._live_version:
+        if self._slot[_LIVE_VERSION] != self._live_version:
             self._load_live()
         return self._live
 
@@ -470,15 +474,15 @@ class Vcpu:
 
     def _load_live(self) -> None:
         """Follow the counters that the host started or stopped since the last look."""
-        self._live_version = self._slot[exits.LIVE_VERSION]
+        self._live_version = self._slot[_LIVE_VERSION]
         self._live = live_entries(self._slot)
 
     def _store_retired(self) -> None:
         """Put the retired counts into the slot; any PMI due is taken at this exit."""
-        if self._flags & exits.RETIRED_USER:
+        if self._flags & _RETIRED_USER:
             self._slot[_USER_AT : _USER_AT + KINDS] = array("Q", self._user)
             self._user = _NONE
-        if self._flags & exits.RETIRED_KERNEL:
+        if self._flags & _RETIRED_KERNEL:
             self._slot[_KERNEL_AT : _KERNEL_AT + KINDS] = array("Q", self._kernel)
             self._kernel = _NONE
         self._flags &= ~_RETIRED

@@ -13,6 +13,12 @@ from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 _AT = exits.LIVE_AT
 _MOST = next(field.count for field in exits.SLOT.fields if field.index == _AT) // 2
 _MODES = MODE_USER | MODE_KERNEL
+_KNOWN = {
+    kind | modes << exits.LIVE_MODE_SHIFT: (kind, modes)
+    for kind in range(KINDS)
+    for modes in range(_MODES + 1)
+}
+"""Kind and modes by descriptor, of those that there can be."""
 
 
 def live_entries(slot: memoryview[int]) -> list[list[int]]:
@@ -20,15 +26,15 @@ def live_entries(slot: memoryview[int]) -> list[list[int]]:
     count = slot[exits.LIVE_COUNT]
     if count > _MOST:
         raise PeerError(f"the host has {count} live entries, at most {_MOST} fit the slot")
-    words = iter(slot[_AT : _AT + 2 * count].tolist())
+    words = slot[_AT : _AT + 2 * count].tolist()
     entries: list[list[int]] = []
-    for descriptor, distance in zip(words, words, strict=True):
-        kind, modes = descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT
-        if kind >= KINDS or modes & ~_MODES or not distance:
+    for descriptor, distance in zip(words[::2], words[1::2], strict=True):
+        if descriptor not in _KNOWN or not distance:
+            kind, modes = descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT
             raise PeerError(
                 f"the host's live entry {len(entries)} has event kind {kind}, modes {modes:#x} and "
                 f"distance {distance}; expected a kind below {KINDS}, modes within {_MODES:#x} and "
                 "a distance of 1 or more"
             )
-        entries.append([kind, modes, distance])
+        entries.append([*_KNOWN[descriptor], distance])
     return entries

@@ -19,6 +19,7 @@ from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
 from pvpmu.shared.units import Ns
 
 _SAMPLE = struct.Struct("<QIQQQ")
+_DIGESTED_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +105,27 @@ class SampleLog:
     total: int = 0
     kept: deque[Sample] = field(init=False)
     _digest: hashlib._Hash = field(init=False)
+    _packed: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = deque(maxlen=self.capacity)
         self._digest = hashlib.sha256()
+        self._packed = bytearray()
 
     def add(self, sample: Sample) -> None:
         """Record one sample."""
         self.total += 1
         self.kept.append(sample)
-        self._digest.update(_SAMPLE.pack(*sample))
+        packed = self._packed
+        packed += _SAMPLE.pack(*sample)
+        # Digested many at once, which costs a handler little.
+        if len(packed) > _DIGESTED_AT_ONCE:
+            self._digest.update(packed)
+            packed.clear()
 
     @property
     def digest(self) -> str:
         """SHA-256 over all samples in order, hex."""
+        self._digest.update(self._packed)
+        self._packed.clear()
         return self._digest.hexdigest()

@@ -202,9 +202,10 @@ class PmuDriver:
 
     def update(self, hw: HwEvent) -> None:
         """x86_perf_event_update: add what was counted; safe against a nested PMI."""
+        rdpmc = self._rdpmc
         while True:
             prev = hw.prev
-            new = self._rdpmc(hw.event_base_rdpmc)
+            new = rdpmc(hw.event_base_rdpmc)
             if hw.prev == prev:
                 break
         hw.prev = new
@@ -225,7 +226,10 @@ class PmuDriver:
         if elapsed:
             hw.left = left
             hw.last_period = period
-        left = min(max(left, _MIN_LEFT), self.max_period)
+        if left < _MIN_LEFT:
+            left = _MIN_LEFT
+        elif left > self.max_period:
+            left = self.max_period
         hw.prev = -left & hw.mask
         self._wrmsr(hw.event_base, hw.prev)
         return elapsed
@@ -237,21 +241,22 @@ class PmuDriver:
 
         ``on_sample`` is perf_event_overflow: it records a sample and returns whether to throttle.
         """
+        rdmsr, wrmsr = self._rdmsr, self._wrmsr
         was_enabled = self.enabled
         self.enabled = False
-        self._wrmsr(msr.GLOBAL_CTRL, 0)
+        wrmsr(msr.GLOBAL_CTRL, 0)
         handled = 0
-        status = self._rdmsr(msr.GLOBAL_STATUS)
+        status = rdmsr(msr.GLOBAL_STATUS)
         for _ in range(_MAX_LOOPS):
             if not status:
                 break
-            self._wrmsr(msr.OVF_CTRL, status)
+            wrmsr(msr.OVF_CTRL, status)
             handled += self._handle_status(status, on_sample)
-            status = self._rdmsr(msr.GLOBAL_STATUS)
+            status = rdmsr(msr.GLOBAL_STATUS)
         self.enabled = was_enabled
         if was_enabled:
             self._enable_all()
-        self._wrmsr(msr.LVTPC, LVT_NMI)
+        wrmsr(msr.LVTPC, LVT_NMI)
         return handled
 
     def _handle_status(self, status: int, on_sample: Callable[[HwEvent], bool]) -> int:

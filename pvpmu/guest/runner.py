@@ -391,15 +391,21 @@ class GuestRun:
         into, seam = None, self._vcpu.seam
         if self._driver.enabled:
             into = self._held if seam.held else self._truth
-        not_counting = seam.page.not_counting if seam.page is not None else 0
         due = self._due
         for number, kind, hw in self._by_number:
             if hw.modes & mode:
-                due[number] += counts[kind]
+                count = counts[kind]
+                due[number] += count
                 if into is not None and hw.active:
-                    into[number] += counts[kind]
-                    if not_counting >> (hw.counter or 0) & 1:
-                        self._told[number] += counts[kind]
+                    into[number] += count
+        if into is not None and seam.page is not None and seam.page.not_counting:
+            self._tell_uncounted(seam.page.not_counting, counts, mode)
+
+    def _tell_uncounted(self, not_counting: int, counts: Sequence[int], mode: int) -> None:
+        """What was retired for counters of which the page says that they do not count."""
+        for number, kind, hw in self._by_number:
+            if hw.modes & mode and hw.active and not_counting >> (hw.counter or 0) & 1:
+                self._told[number] += counts[kind]
 
 
 def _timers(scenario: Scenario, natural_exit_us: int) -> Timers:

@@ -118,6 +118,10 @@ def _spaced(many: int, duration: Ns) -> Iterator[Ns]:
     return ((2 * n + 1) * duration // (2 * many) for n in range(many))
 
 
+_TICK = Kind.TICK
+"""Looked up once: an Enum's member is slow to find."""
+
+
 class Scripted:
     """The program behind a script: its clock is set, and counts approach the next overflow.
 
@@ -127,12 +131,12 @@ class Scripted:
     def __init__(self, steps: Sequence[Step], kinds: Sequence[int]) -> None:
         self.cycles: Cycles = 0
         self.now: Ns = 0
-        self._kinds = tuple(enumerate(kinds))
         self._counted = [False] * len(kinds)
-        self._next: list[list[Ns]] = [[] for _ in kinds]
+        following: list[list[Ns]] = [[] for _ in kinds]
         for step in reversed(steps):
             for number in step.overflows:
-                self._next[number].append(step.time)
+                following[number].append(step.time)
+        self._events = tuple(zip(range(len(kinds)), kinds, following, strict=True))
 
     @property
     def ip(self) -> int:
@@ -148,21 +152,20 @@ class Scripted:
         since the last one, so that up to a tick everything retires at least one, if it can.
         """
         since, self.now = self.now, step.time
-        is_tick = step.kind is Kind.TICK
-        counted = self._counted
+        elapsed, overflows, counted = step.time - since, step.overflows, self._counted
+        is_tick = step.kind is _TICK
         retired = [0] * KINDS
-        for number, kind in self._kinds:
+        for number, kind, following in self._events:
             distance = distances[kind]
             if not distance:
                 continue
-            following = self._next[number]
-            if number in step.overflows:
+            if number in overflows:
                 count = distance
                 following.pop()
             else:
                 count = 1 if is_tick and not counted[number] else 0
                 if following and (ahead := following[-1] - since) > 0:
-                    count = distance * (step.time - since) // ahead or count
+                    count = distance * elapsed // ahead or count
                 if count >= distance:
                     count = distance - 1
             if count:

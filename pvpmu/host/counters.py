@@ -169,11 +169,12 @@ class Counters:
         place where anything starts to count, and so where the filter is asked. An event that fits
         need not be asked for: one that a new filter denies has lost its ``config``.
         """
-        if not (pmc.is_paused and self._skip_paused):
+        event = pmc.event
+        if event is not None and not (pmc.is_paused and self._skip_paused):
             self.pause(pmc)
         if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
             return
-        perf, event = self._perf, pmc.event
+        perf = self._perf
         if (
             event is not None
             and pmc.config == pmc.eventsel

@@ -16,12 +16,16 @@ PHYSICAL_FIXED = 3
 PHYSICAL_WIDTH = 48
 
 
+_MODE_HOST = 1 << (MODE_USER | MODE_KERNEL).bit_length()
+"""Beside the guest's two: what is retired outside it."""
+
+
 class Counter:
     """One hardware counter.
 
     ``fixed_kind`` is the one kind it can count, None for a GP counter; ``running``: it counts;
-    ``modes``: what of the guest it counts; ``host``: it counts the host too. ``descriptor``: kind
-    and modes as a live entry has them. The driver's marks: ``taken``, an event is on it;
+    ``modes``: a bitmap of what it counts, of the guest and outside it. ``descriptor``: kind and the
+    guest's modes as a live entry has them. The driver's marks: ``taken``, an event is on it;
     ``owner``, the one it was last programmed for.
     """
 
@@ -29,7 +33,6 @@ class Counter:
         "bit",
         "descriptor",
         "fixed_kind",
-        "host",
         "kind",
         "modes",
         "owner",
@@ -43,7 +46,6 @@ class Counter:
         self.fixed_kind = fixed_kind
         self.kind = -1
         self.modes = 0
-        self.host = False
         self.descriptor = 0
         self.value = 0
         self.taken = False
@@ -90,8 +92,7 @@ class PhysicalPmu:
         ``modes``: in the guest; ``host``: outside it as well.
         """
         counter.kind = kind
-        counter.modes = modes
-        counter.host = host
+        counter.modes = modes | _MODE_HOST if host else modes
         counter.descriptor = kind | modes << LIVE_MODE_SHIFT
 
     def start(self, counter: Counter, value: int) -> None:
@@ -120,17 +121,19 @@ class PhysicalPmu:
         VM-entry and VM-exit switch the physical GLOBAL_CTRL between the two (5.14:
         ``intel_guest_get_msrs``).
         """
+        if user is not None:
+            self._count(user, MODE_USER)
+        if kernel is not None:
+            self._count(kernel, MODE_KERNEL)
+        if host is not None:
+            self._count(host, _MODE_HOST)
+
+    def _count(self, retired: Sequence[int], mode: int) -> None:
+        mask = self.mask
         for counter in self.started:
-            delta = 0
-            if user is not None and counter.modes & MODE_USER:
-                delta = user[counter.kind]
-            if kernel is not None and counter.modes & MODE_KERNEL:
-                delta += kernel[counter.kind]
-            if host is not None and counter.host:
-                delta += host[counter.kind]
-            if delta:
+            if counter.modes & mode and (delta := retired[counter.kind]):
                 value = counter.value + delta
-                if value > self.mask:
-                    value &= self.mask
+                if value > mask:
+                    value &= mask
                     self.status |= counter.bit
                 counter.value = value

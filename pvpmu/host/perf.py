@@ -161,15 +161,15 @@ class PerfContext:
             return None
         event = PerfEvent(attr, period, on_overflow)
         self.events.append(event)
-        if self._install(event):
-            self._rescheduled()
+        self.tally[PLACEMENTS] += self._install(event)
         return event
 
     def pause(self, event: PerfEvent) -> int:
         """perf_event_pause(event, reset=true): stop, return the count (64 bits), zero it."""
         self.tally[PAUSE] += 1
-        if event.counter is not None:
-            self._remove(event, event.counter)
+        counter = event.counter
+        if counter is not None:
+            self._remove(event, counter)
         event.failed = event.masked = False
         count = event.count
         event.count = 0
@@ -189,18 +189,21 @@ class PerfContext:
             return False
         event.period = period
         counter = event.counter
-        if counter is not None:
+        if counter is None:
+            event.left = period
+        else:
             self._update(event, counter)
-        event.left = period
-        if counter is not None:
+            event.left = period
             self._restart(event, counter)
         return True
 
     def enable(self, event: PerfEvent) -> None:
         """perf_event_enable: put the event, and with it the whole context, on the counters."""
-        self.tally[ENABLE] += 1
-        if event.counter is None and self._install(event):
-            self._rescheduled()
+        tally = self.tally
+        tally[ENABLE] += 1
+        if event.counter is None:
+            install = self._install
+            tally[PLACEMENTS] += install(event)
 
     def disable(self, event: PerfEvent) -> None:
         """perf_event_disable: stop; the count stays."""
@@ -286,40 +289,40 @@ class PerfContext:
             if overflowed:
                 event.on_overflow()
 
-    def _put_before(self, beside: Beside, event: PerfEvent) -> bool:
-        """Put an event on a counter, flexible ones of the CPU's after it."""
-        beside.make_room()
-        done = self._put(event)
-        beside.refill()
-        return done
+    # A pinned event that is enabled has every event of the context taken off and placed again. The
+    # others come back to the same counter with the same distance, so only the count changes.
 
-    def _put(self, event: PerfEvent) -> bool:
-        """Put an event on a counter; returns whether there was one."""
+    def _put_before(self, beside: Beside, event: PerfEvent) -> int:
+        """Put an event on a counter, flexible ones of the CPU's after it: how many are placed."""
+        beside.make_room()
+        placed = self._put(event)
+        beside.refill()
+        return placed and placed + beside.flexible_on
+
+    def _put(self, event: PerfEvent) -> int:
+        """Put an event on a counter; returns how many are placed with it, 0 if there was none."""
         counter = event.last
         if counter is None or counter.taken:
             counter = self._free_counter(event.kind) or self._vacated_counter()
             if counter is None:
                 event.failed = event.attr.pinned
                 self.refused += 1
-                return False
+                return 0
             event.last = counter
         event.counter = counter
         counter.taken = True
-        self._active.append(event)
         self._reload(event, counter)
-        return True
-
-    def _rescheduled(self) -> None:
-        """A pinned event was enabled: every event of the context is taken off and placed again.
-
-        The others come back to the same counter with the same distance, so only the count changes.
-        """
-        self.tally[PLACEMENTS] += len(self._active)
-        if self._beside is not None:
-            self.tally[PLACEMENTS] += self._beside.flexible_on
+        active = self._active
+        active.append(event)
+        return len(active)
 
     def _remove(self, event: PerfEvent, counter: Counter) -> None:
-        self._update(event, counter)
+        # _update, without a call for each counter that a handler stops.
+        value = counter.value
+        if value != event.prev:
+            delta = (value - event.prev) & self._mask
+            event.count += delta
+            event.left -= delta
         self.pmu.stop(counter)
         counter.taken = False
         event.counter = None
@@ -366,19 +369,17 @@ class PerfContext:
         if left <= 0:
             period = event.period
             event.left = left = period if left <= -period else left + period
-        ahead = left if left < self._max_left else self._max_left  # noqa: FURB136 (hot path)
-        event.prev = value = self._wrap - ahead
-        if event.kind is None:
+        if left > self._max_left:  # noqa: PLR1730 (hot path)
+            left = self._max_left
+        event.prev = value = self._wrap - left
+        if counter.owner is not event and event.kind is not None:
+            counter.owner = event
+            attr = event.attr
+            self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
+        if event.masked or event.kind is None:
             counter.value = value
         else:
-            if counter.owner is not event:
-                counter.owner = event
-                attr = event.attr
-                self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
-            if event.masked:
-                counter.value = value
-            else:
-                self.pmu.start(counter, value)
+            self.pmu.start(counter, value)
 
 
 class SharedLockContext(PerfContext):
@@ -404,7 +405,10 @@ class SharedLockContext(PerfContext):
         if made:
             self.tally[SHARED_LOCKS] += made - 1
         if self._enabled:
-            super()._rescheduled()
+            self.tally[PLACEMENTS] += len(self._active)
+            if self._beside is not None:
+                self.tally[PLACEMENTS] += self._beside.flexible_on
 
-    def _rescheduled(self) -> None:
-        self._enabled = True
+    def _put(self, event: PerfEvent) -> int:
+        self._enabled = super()._put(event) > 0 or self._enabled
+        return 0

@@ -10,6 +10,7 @@ masks LVTPC or leaves it, by era. Source: ``vcpu_enter_guest``, ``process_nmi``,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pvpmu.shared.cpuid import LVT_FIXED, LVT_MASKED, LVT_MODE, LVT_NMI, LVT_VECTOR
 
@@ -40,17 +41,21 @@ class PmiCounts:
     extra_loops: int = 0
 
 
+# A guest writes the same one or two values over and over, and each PMI asks several times.
+@lru_cache(maxsize=16)
 def sends_nmis(lvtpc: int) -> bool:
     """Whether an LVTPC value delivers NMIs: unmasked and in NMI mode."""
     return not lvtpc & LVT_MASKED and lvtpc & LVT_MODE == LVT_NMI
 
 
+@lru_cache(maxsize=16)
 def vector_of(lvtpc: int) -> int:
     """The vector that an LVTPC value delivers: unmasked and in fixed mode; 0 for none."""
     fixed = not lvtpc & LVT_MASKED and lvtpc & LVT_MODE == LVT_FIXED
     return lvtpc & LVT_VECTOR if fixed and lvtpc & LVT_VECTOR >= _FIRST_VECTOR else 0
 
 
+@lru_cache(maxsize=16)
 def deliverable(lvtpc: int) -> bool:
     """Whether an LVTPC value delivers anything."""
     return sends_nmis(lvtpc) or vector_of(lvtpc) != 0

@@ -17,8 +17,7 @@ from pvpmu.shared.hostload import HostLoadStats
 from pvpmu.shared.tally import DELIVERY, HANDLER, OTHER, PLACES, TALLY_WORDS
 
 KIND_MASK = REASON_MASK | NMI_BLOCKED
-"""The part of a request that says what an exit was and where: the low bits of a key."""
-KIND_BITS = KIND_MASK.bit_length()
+"""The part of a request that says what an exit was and where."""
 UNKNOWN_ADDRESS = 0xFFFF_FFFF
 """Stands for every address that is no register: a guest may try them all."""
 
@@ -45,39 +44,44 @@ _PLACE_OF_VECTORED = [
     for kind, place in enumerate(_PLACE_OF)
 ]
 """Where the host has a vector for guests' PMIs, no other interrupt of the host being modelled."""
-_KEYS = [
-    UNKNOWN_ADDRESS << KIND_BITS | kind for kind in _KINDS if kind & REASON_MASK < ExitReason.FLOOR
-] + [
-    address << KIND_BITS | reason | blocked
-    for reason in ExitReason
-    if reason < ExitReason.FLOOR
-    for address in _ADDRESSES.get(reason, (0,))
-    for blocked in (0, NMI_BLOCKED)
-]
+
+
+def _addresses(kind: int) -> list[int]:
+    """What an exit of a kind may name: none for what is no exit of the model."""
+    reason = kind & REASON_MASK
+    if reason >= ExitReason.FLOOR:
+        return []
+    known = _ADDRESSES.get(ExitReason(reason), (0,)) if reason in _REASONS else ()
+    return [UNKNOWN_ADDRESS, *known]
+
+
+_REASONS = frozenset(map(int, ExitReason))
+_ADDRESSES_OF = [_addresses(kind) for kind in _KINDS]
 
 
 @dataclass(slots=True)
 class HostStats:
     """Counts since START.
 
-    ``counts``: exits by address << KIND_BITS | kind, where kind is the request under KIND_MASK.
-    ``tallies``: by place; ``tally_of``: the same lists by kind. ``undelivered``: PMIs raised and
-    still on their way when the counting ended. ``load``: what the host's own events did.
-    ``times``: what perf calls took, where they were real. ``vectored``: EXTERNAL_INTERRUPT exits
-    bring PMIs.
+    ``tallies``: by place. ``of_kind``: by kind, which is the request under KIND_MASK, its exits by
+    address and the tally of its place. ``undelivered``: PMIs raised and still on their way when
+    the counting ended. ``load``: what the host's own events did. ``times``: what perf calls took,
+    where they were real. ``vectored``: EXTERNAL_INTERRUPT exits bring PMIs.
     """
 
     pmi: PmiCounts
-    counts: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_KEYS, 0))
     tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
-    tally_of: list[list[int]] = field(init=False)
+    of_kind: list[tuple[dict[int, int], list[int]]] = field(init=False)
     undelivered: int = 0
     load: HostLoadStats | None = None
     times: CallTimes | None = None
     vectored: bool = False
 
     def __post_init__(self) -> None:
-        self.tally_of = [self.tallies[place] for place in self._place_of]
+        self.of_kind = [
+            (dict.fromkeys(addresses, 0), self.tallies[place])
+            for addresses, place in zip(_ADDRESSES_OF, self._place_of, strict=True)
+        ]
 
     @property
     def _place_of(self) -> list[int]:
@@ -85,7 +89,12 @@ class HostStats:
 
     def count_unknown(self, kind: int) -> None:
         """Count an exit whose address is no register."""
-        self.counts[UNKNOWN_ADDRESS << KIND_BITS | kind] += 1
+        self.of_kind[kind][0][UNKNOWN_ADDRESS] += 1
+
+    @property
+    def any_exit(self) -> bool:
+        """Whether there was one."""
+        return any(any(counts.values()) for counts, _ in self.of_kind)
 
     @property
     def work(self) -> list[int]:
@@ -98,25 +107,26 @@ class HostStats:
     def exits(self) -> Counter[int]:
         """Exits by reason number."""
         found: Counter[int] = Counter()
-        for key, count in self.counts.items():
-            if count:
-                found[key & REASON_MASK] += count
+        for kind, (counts, _) in enumerate(self.of_kind):
+            if count := sum(counts.values()):
+                found[kind & REASON_MASK] += count
         return found
 
     @property
     def exits_by(self) -> list[int]:
         """Exits by place."""
         found = [0] * len(PLACES)
-        place_of = self._place_of
-        for key, count in self.counts.items():
-            found[place_of[key & KIND_MASK]] += count
+        for place, (counts, _) in zip(self._place_of, self.of_kind, strict=True):
+            found[place] += sum(counts.values())
         return found
 
     @property
     def accesses(self) -> Counter[tuple[int, int]]:
         """MSR and RDPMC exits by (reason number, MSR address or RDPMC index)."""
         found: Counter[tuple[int, int]] = Counter()
-        for key, count in self.counts.items():
-            if count and key & REASON_MASK in _ADDRESSES:
-                found[key & REASON_MASK, key >> KIND_BITS] += count
+        for kind, (counts, _) in enumerate(self.of_kind):
+            if kind & REASON_MASK in _ADDRESSES:
+                for address, count in counts.items():
+                    if count:
+                        found[kind & REASON_MASK, address] += count
         return found

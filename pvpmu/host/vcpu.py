@@ -29,7 +29,7 @@ from pvpmu.host.pmi import (
 )
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
-from pvpmu.host.stats import KIND_BITS, KIND_MASK, HostStats
+from pvpmu.host.stats import KIND_MASK, HostStats
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
@@ -57,7 +57,8 @@ _REASON_MASK, _NMI_BLOCKED = exits.REASON_MASK, exits.NMI_BLOCKED
 _INTERRUPTIBLE = exits.INTERRUPTIBLE
 _FAULT_GP = exits.FAULT_GP
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
-_REPLY, _RESULT, _LIVE_AT = exits.REPLY, exits.RESULT, exits.LIVE_AT
+_REPLY, _RESULT = exits.REPLY, exits.RESULT
+_LIVE_AT, _LIVE_COUNT, _LIVE_VERSION = exits.LIVE_AT, exits.LIVE_COUNT, exits.LIVE_VERSION
 _WORK_AT, _WORK_END = exits.WORK_AT, exits.WORK_AT + exits.WORK_WORDS
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
 
@@ -69,6 +70,11 @@ def _context_of(hardware: PhysicalPmu) -> PerfContext:
 def _refused(_: int) -> int:
     # An unknown reason can only come from a broken guest; it gets a fault and lives on.
     return _FAULT_GP
+
+
+def _refuse(_: int) -> bool:
+    # No such register.
+    return False
 
 
 class HostVcpu(PageRegistrar):
@@ -88,10 +94,12 @@ class HostVcpu(PageRegistrar):
         "_live_version",
         "_load",
         "_mediated",
+        "_of_kind",
         "_readers",
         "_shared_lock",
         "_slot",
         "_work_told",
+        "_wrapped",
         "_writers",
         "delivery",
         "event_filter",
@@ -164,7 +172,8 @@ class HostVcpu(PageRegistrar):
         )
         self._mediated = self.vpmu if isinstance(self.vpmu, MediatedVpmu) else None
         self._work_told: int | None = None
-        self.stats = self._new_stats()
+        self._wrapped = self._mediated is not None or shared is not None
+        self._count_anew()
         self.make_tables()
 
     def start_over(self, design: Design, cpuid: PmuCpuid, profile: Profile) -> None:
@@ -188,7 +197,7 @@ class HostVcpu(PageRegistrar):
         """The perf context of a new vPMU; for a subclass that watches its calls."""
         return perf
 
-    def serve(self) -> int:  # noqa: C901 (hot path: a call each would cost more than it does)
+    def serve(self) -> int:
         """Handle the exit in the slot, prepare the entry, store the reply.
 
         Returns the exit reason, so that the shell can act on FLOOR.
@@ -196,38 +205,48 @@ class HostVcpu(PageRegistrar):
         slot = self._slot
         request = slot[_REQUEST]
         address = slot[_ADDRESS]
-        stats = self.stats
-        kind = request & KIND_MASK
+        handle, counts, tally = self._of_kind[request & KIND_MASK]
         try:
-            stats.counts[address << KIND_BITS | kind] += 1
+            counts[address] += 1
         except KeyError:
             if request & _REASON_MASK >= _FLOOR:
                 return self._measure(request)
-            stats.count_unknown(kind)
-        reason = request & _REASON_MASK
-        self.perf.tally = stats.tally_of[kind]
-        if self._shared_lock is not None:
-            self._shared_lock.begin()
+            self.stats.count_unknown(request & KIND_MASK)
+        self.perf.tally = tally
         if self.page is not None:
             self.page.load_status()
         if request & _RETIRED:
-            self._retire(request, in_guest=reason == _EXCEPTION_NMI)
-        if self._mediated is not None:
-            self._mediated.put(self.perf.tally)
-        flags = self._handlers.get(reason, _refused)(address)
+            self._retire(request, in_guest=request & _REASON_MASK == _EXCEPTION_NMI)
+        wrapped = self._wrapped
+        if wrapped:
+            self._begin(tally)
+        flags = handle(address)
         delivery = self.delivery
         if delivery.requests or delivery.pending or delivery.irr:
             flags |= self._deliver(blocked=bool(request & _NMI_BLOCKED))
+        if wrapped:
+            self._end()
+        elif self.page is not None:
+            self._publish()
+        elif self.hardware.version != self._live_version:
+            self._publish_live()
+        slot[_REPLY] = flags
+        return request & _REASON_MASK
+
+    def _begin(self, tally: list[int]) -> None:
+        """What few designs and measurements do before each exit is handled."""
+        if self._shared_lock is not None:
+            self._shared_lock.begin()
+        if self._mediated is not None:
+            self._mediated.put(tally)
+
+    def _end(self) -> None:
+        """And after it."""
         if self._shared_lock is not None:
             self._shared_lock.end()
-        # Most exits without a page change nothing that the guest sees, and the call is not free.
-        changed = self.hardware.version != self._live_version
-        if changed or self.page is not None or self._mediated is not None:
-            self._publish()
+        self._publish()
         if self._work_told is not None:
             self._tell_work()
-        slot[_REPLY] = flags
-        return reason
 
     def _measure(self, request: int) -> int:
         """FLOOR and CONTROL: not exits of the model, so nothing is counted and nothing enters."""
@@ -287,6 +306,7 @@ class HostVcpu(PageRegistrar):
             return self.on_call is not None and self.on_call()
         elif control == Control.WORK:
             self._work_told = -1
+            self._wrapped = True
         elif control in (Control.START, Control.STOP):
             if self._work_told is not None:
                 self._work_told = -1
@@ -299,7 +319,7 @@ class HostVcpu(PageRegistrar):
             self.own_events.restart()
             self.perf.refused = 0
             self.delivery.counts = PmiCounts()
-            self.stats = self._new_stats()
+            self._count_anew()
         else:
             return False
         return True
@@ -337,7 +357,7 @@ class HostVcpu(PageRegistrar):
     @property
     def has_run(self) -> bool:
         """Whether the vCPU has entered the guest: made an exit that is one of the model's."""
-        return self._has_run or any(self.stats.counts.values())
+        return self._has_run or self.stats.any_exit
 
     def make_tables(self) -> None:
         """The guest's registers by address, the paravirtual ones among them."""
@@ -394,8 +414,7 @@ class HostVcpu(PageRegistrar):
         value = self._slot[_VALUE]
         page_half = self.page
         if page_half is None or address in _PV_REGISTERS:
-            writer = self._writers.get(address)
-            done = writer is not None and writer(value)
+            done = self._writers.get(address, _refuse)(value)
         else:
             was_running = page_half.running
             done = (was_running or page_half.import_words()) and self._write_with_page(
@@ -517,11 +536,11 @@ class HostVcpu(PageRegistrar):
     def _publish_live(self) -> None:
         slot, hardware = self._slot, self.hardware
         live = hardware.live
-        slot[exits.LIVE_COUNT] = len(live) // 2
+        slot[_LIVE_COUNT] = len(live) // 2
         if live:
             # The vCPU is stopped: nobody looks before the reply, so that one copy will do.
             slot[_LIVE_AT : _LIVE_AT + len(live)] = array("Q", live)
-        self._live_version = slot[exits.LIVE_VERSION] = hardware.version
+        self._live_version = slot[_LIVE_VERSION] = hardware.version
 
     def _tell_work(self) -> None:
         """Say what the host has done, if that is more than at the last exit."""
@@ -532,8 +551,13 @@ class HostVcpu(PageRegistrar):
 
     # Helpers ----------------------------------------------------------------------------------
 
-    def _new_stats(self) -> HostStats:
-        return HostStats(self.delivery.counts, vectored=self._mediated is not None)
+    def _count_anew(self) -> None:
+        self.stats = HostStats(self.delivery.counts, vectored=self._mediated is not None)
+        # What an exit needs by its kind, in one place.
+        self._of_kind = [
+            (self._handlers.get(kind & _REASON_MASK, _refused), counts, tally)
+            for kind, (counts, tally) in enumerate(self.stats.of_kind)
+        ]
 
     def _physical_pmu(self, version: int) -> PhysicalPmu:
         return PhysicalPmu(self._load.gp, self._load.fixed, version=version)

@@ -289,7 +289,7 @@ class Vpmu(Counters):
             return False
         toggled = value ^ self.global_ctrl
         self.global_ctrl = value
-        toggled_on = toggled & self.live
+        toggled_on = toggled & value & self.own_enable
         # For a counter without a host event that does not get enabled there is nothing to do.
         deferred = self.profile.deferred_reprogram
         for pmc in self._among(toggled & self._with_event | toggled_on):
