@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvpmu.bench.charged import charged_as_counted
-from pvpmu.bench.competition import accounts_for_errors
+from pvpmu.bench.competition import accounts_for_errors, of_refused_alone
 from pvpmu.bench.counted import is_pmu
 from pvpmu.bench.measure import BenchConfig, Measured
 from pvpmu.bench.realperf import refused_events
@@ -79,6 +79,11 @@ def _checks(config: BenchConfig, measured: Measured, designs: list[Json]) -> lis
             "count errors are what guest counters without an event missed, and a page says so",
             lambda: all(accounts_for_errors(scenario, totals) for totals in exact),
             "" if competes else _NOT_THIS,
+        ),
+        _Check(
+            "count errors are those of refused events, and a page says so",
+            lambda: all(of_refused_alone(scenario, totals, lacks) for totals in exact),
+            "" if lacks and not competes else _NOT_THIS,
         ),
         _Check(
             "host and guest count the same PMU exits",

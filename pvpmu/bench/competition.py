@@ -1,11 +1,12 @@
-"""What the host's own events took from the guest's, and what they got. Pure."""
+"""What the guest did not count: what the host's own events took, and what real perf refused."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pvpmu.bench.realperf import refused_events
 from pvpmu.bench.totals import Totals
 from pvpmu.guest.scenario import Scenario
 from pvpmu.shared.events import EVENTS
@@ -51,6 +52,13 @@ def accounts_for_errors(scenario: Scenario, totals: Totals) -> bool:
     return told and all(wrong[kind] == totals.missed[kind] for kind in wrong)
 
 
+def of_refused_alone(scenario: Scenario, totals: Totals, refused: Sequence[str]) -> bool:
+    """Whether only refused events were not counted, and a page said so of every count."""
+    wrong = {label for number, label in enumerate(scenario.labels) if totals.error[number]}
+    told = not totals.page_registered or +totals.told == +totals.error
+    return told and wrong <= set(refused)
+
+
 def competition_rows(result: Json) -> Iterator[Row]:
     """The section of the table; nothing without events of the host."""
     designs = result["designs"]
@@ -65,9 +73,21 @@ def competition_rows(result: Json) -> Iterator[Row]:
         for kind in designs[0]["missed"]:
             if any(design["missed"][kind] for design in designs):
                 yield f"missed, {kind}", _missed(kind), ""
-        for label in designs[0]["count_error"]:
-            if any(design["count_error"][label] for design in designs):
-                yield f"said not to count, {label}", _told(label), ""
+        yield from _told_rows(result)
+
+
+def refused_rows(result: Json) -> Iterator[Row]:
+    """Rows of what a page says of events that real perf refuses; nothing where there are none."""
+    # With events of the host their section has the rows.
+    if refused_events(result["perf_events"]) and not result["designs"][0]["host_events"]:
+        yield from _told_rows(result)
+
+
+def _told_rows(result: Json) -> Iterator[Row]:
+    designs = result["designs"]
+    for label in designs[0]["count_error"]:
+        if any(design["count_error"][label] for design in designs):
+            yield f"said not to count, {label}", _told(label), ""
 
 
 def _of_event(number: int, key: str, form: str) -> Value:

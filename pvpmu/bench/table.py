@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pvpmu.bench.accuracy import accuracy_rows
 from pvpmu.bench.background import mix_rows
-from pvpmu.bench.competition import competition_rows
+from pvpmu.bench.competition import competition_rows, refused_rows
 from pvpmu.bench.predicted import prediction_lines, prediction_rows
 from pvpmu.bench.realperf import perf_lines, perf_time_rows
 from pvpmu.bench.switches import switch_rows
@@ -72,7 +72,7 @@ def sections(result: Json) -> Iterator[Section]:
         ),
         ("PMU switches", switch_rows(result)),
         ("PMIs and samples", _pmis(result)),
-        ("accuracy", accuracy_rows(result)),
+        ("accuracy", [*accuracy_rows(result), *refused_rows(result)]),
         ("the host's own events", competition_rows(result)),
         ("modelled ns per PMI (handler entry)", _models(result)),
         ("wall clock", _wall()),

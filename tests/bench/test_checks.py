@@ -72,6 +72,33 @@ def test_what_real_perf_refuses_cannot_be_free_of_count_errors(
     assert left_out(replace(config, perf="linux"), measured, result) == {}
 
 
+@pytest.mark.usefixtures("_only_clocks")
+@pytest.mark.parametrize(
+    ("event", "error", "told", "ok"),
+    [
+        ("instructions", 5, 5, True),
+        ("instructions", 5, 4, False),
+        ("cpu-cycles", 5, 5, False),
+    ],
+)
+def test_what_is_not_counted_must_be_refused_and_said(
+    config: BenchConfig, measured: Measured, result: Json, event: str, error: int, told: int,
+    ok: bool,
+) -> None:  # fmt: skip
+    scenario = replace(config.scenario, missing_events=REFUSED)
+    real = replace(config, scenario=scenario, perf="linux")
+    page, number = measured.totals["page"], scenario.labels.index(event)
+    page.error[number] += error
+    page.told[number] += told
+    try:
+        made = outcomes(real, measured, result["designs"])
+    finally:
+        page.error[number] -= error
+        page.told[number] -= told
+    found = {each["name"]: each["ok"] for each in made["checks"]}
+    assert found["count errors are those of refused events, and a page says so"] == ok
+
+
 def test_with_events_of_the_host_count_errors_have_to_be_accounted_for(
     config: BenchConfig, measured: Measured, result: Json
 ) -> None:
