@@ -234,7 +234,7 @@ def test_a_scenario_says_how_many_vcpus_and_what_is_charged_unless_asked(
 def test_processes_and_inline_give_the_same_document_but_for_time(
     scenario: Path, capsys: Any
 ) -> None:
-    args = ("--runs", "2", "--vcpus", "2", "--seed", "9")
+    args = ("--runs", "2", "--vcpus", "2", "--seed", "9", "--design", "trap", "page")
     process = bench(scenario, capsys, *args)
     inline = bench(scenario, capsys, "--transport", "inline", *args)
     assert process["floors"]["round_trip_ns"] > 0

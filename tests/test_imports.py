@@ -66,7 +66,8 @@ def _tree(file: str) -> ast.Module:
     return ast.parse((PACKAGE / file).read_text("utf-8"), filename=file)
 
 
-def _imports(file: str, without: Collection[int] = ()) -> set[str]:
+@cache
+def _imports(file: str, without: Collection[int] = frozenset()) -> set[str]:
     """Every module that the file names in an import, absolute; ``from a import b`` gives both."""
     parts = ["pvpmu", *file.removesuffix(".py").split("/")]
     found: set[str] = set()
@@ -82,14 +83,15 @@ def _imports(file: str, without: Collection[int] = ()) -> set[str]:
     return found
 
 
+@cache
 def _imports_at_the_top(file: str) -> set[str]:
     """What importing the file imports: not what its functions do."""
-    inside = {
+    inside = frozenset(
         id(node)
         for function in ast.walk(_tree(file))
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
-    }
+    )
     return _imports(file, without=inside)
 
 

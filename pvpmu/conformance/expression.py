@@ -1,14 +1,14 @@
 """Small integer expressions of vectors: ``NG - 1``, ``sext32(v) & MG``, ``after == before + 5``.
 
-Parsed with :mod:`ast`, walked by hand: names, integers, arithmetic, bit operations, comparisons
-(1 or 0), ``and``/``or``/``not`` and the functions in :data:`FUNCTIONS`. Nothing is executed.
+Parsed with :mod:`ast`, made into functions by hand: names, integers, arithmetic, bit operations,
+comparisons (1 or 0), ``and``/``or``/``not`` and the functions in :data:`FUNCTIONS`; nothing else.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from pvpmu.shared.errors import UsageError
@@ -16,6 +16,7 @@ from pvpmu.shared.units import U64_MASK
 
 _MAX_TEXT = 300
 _MAX_BITS = 256
+_Code = Callable[[Mapping[str, int]], int]
 
 _BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -61,6 +62,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., int]]] = {
 """Name to (number of arguments, function). ``sext32``: bits 31:0, sign-extended to 64."""
 
 
+@lru_cache(maxsize=4096)
 def names_in(text: str) -> frozenset[str]:
     """The names that an expression uses; raises :class:`ExpressionError` if it is none."""
     tree = _parsed(text)
@@ -74,7 +76,12 @@ def evaluate(expression: int | str, names: Mapping[str, int]) -> int:
     """The value; raises :class:`ExpressionError` for an unknown name or a value out of hand."""
     if isinstance(expression, int):
         return expression
-    return _value(_parsed(expression), names, expression)
+    return _compiled(expression)(names)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> _Code:
+    return _code(_parsed(text), text)
 
 
 @lru_cache(maxsize=4096)
@@ -114,30 +121,41 @@ def _refuse_others(node: ast.expr, text: str) -> None:
         _refuse_others(child, text)
 
 
-def _value(node: ast.expr, names: Mapping[str, int], text: str) -> int:
+def _code(node: ast.expr, text: str) -> _Code:
+    """What computes a node's value from names: an expression is evaluated many thousand times."""
     match node:
         case ast.Constant(value=int(value)):
-            return value
+            return lambda _: value
         case ast.Name(id=name):
-            if name not in names:
-                raise ExpressionError(f"{text!r}: unknown name {name!r}")
-            return names[name]
-        case ast.BinOp():
-            left, right = _value(node.left, names, text), _value(node.right, names, text)
-            return _binary(node.op, left, right, text)
-        case ast.UnaryOp():
-            return _UNARY[type(node.op)](_value(node.operand, names, text))
-        case ast.BoolOp(op=ast.And()):
-            return int(all(_value(each, names, text) for each in node.values))
-        case ast.BoolOp():
-            return int(any(_value(each, names, text) for each in node.values))
-        case ast.Compare():
-            values = [_value(each, names, text) for each in (node.left, *node.comparators)]
-            pairs = zip(node.ops, values, values[1:], strict=False)
-            return int(all(_COMPARE[type(op)](a, b) for op, a, b in pairs))
-        case ast.Call(func=ast.Name(id=name)):
-            return FUNCTIONS[name][1](*(_value(each, names, text) for each in node.args))
+            return lambda names: _named(name, names, text)
+        case ast.BinOp(op=op):
+            left, right = _code(node.left, text), _code(node.right, text)
+            return lambda names: _binary(op, left(names), right(names), text)
+        case ast.UnaryOp(op=unary):
+            change, operand = _UNARY[type(unary)], _code(node.operand, text)
+            return lambda names: change(operand(names))
+        case ast.BoolOp(op=join, values=values):
+            parts = [_code(each, text) for each in values]
+            of = all if isinstance(join, ast.And) else any
+            return lambda names: int(of(part(names) for part in parts))
+        case ast.Compare(left=first, comparators=others):
+            sides = [_code(each, text) for each in (first, *others)]
+            tests = [_COMPARE[type(op)] for op in node.ops]
+            return lambda names: _compared(tests, [side(names) for side in sides])
+        case ast.Call(func=ast.Name(id=name), args=args):
+            function, given = FUNCTIONS[name][1], [_code(each, text) for each in args]
+            return lambda names: function(*(each(names) for each in given))
     raise AssertionError(ast.dump(node))  # _refuse_others has let nothing else through
+
+
+def _named(name: str, names: Mapping[str, int], text: str) -> int:
+    if name not in names:
+        raise ExpressionError(f"{text!r}: unknown name {name!r}")
+    return names[name]
+
+
+def _compared(tests: Sequence[Callable[[int, int], bool]], values: Sequence[int]) -> int:
+    return int(all(map(lambda test, a, b: test(a, b), tests, values, values[1:])))
 
 
 def _binary(op: ast.operator, left: int, right: int, text: str) -> int:

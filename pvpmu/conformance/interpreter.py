@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +187,7 @@ class Interpreter:
             if name in _WORDS or name == "name" or isinstance(value, bool):
                 fields[name] = value
             elif name == "word":
-                fields[name] = evaluate(value, self._names | PAGE_WORDS)
+                fields[name] = evaluate(value, ChainMap(PAGE_WORDS, self._names))
             elif isinstance(op, ops.Filter) and name in ("events", "raw"):
                 fields[name] = [self._entry(each) for each in value]
             else:

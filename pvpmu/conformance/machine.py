@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from msgspec import to_builtins
 
 from pvpmu import __version__
 from pvpmu.conformance.burst import Burst
@@ -327,9 +329,9 @@ class Machine:
             self.current = replace(self.current, gp=gp)
         self.call(
             "configure",
-            design=asdict(self._design),
-            shape=asdict(self.current),
-            profile=asdict(self._profile),
+            design=to_builtins(self._design),
+            shape=to_builtins(self.current),
+            profile=to_builtins(self._profile),
         )
         self._calls_before = dict.fromkeys(CALL_KINDS, 0)
 

@@ -6,6 +6,7 @@ are written as hex strings. Every operation is refused if it has a field that is
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -497,6 +498,7 @@ def inside(op: AnyOp) -> tuple[AnyOp, ...]:
     return op.do if isinstance(op, (Pmi, Repeat, Foreach)) else ()
 
 
+@lru_cache(maxsize=4096)
 def text_of(op: Op) -> str:
     """One line: the name and the given fields, without contained operations."""
     fields = msgspec.to_builtins(op)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 from pvpmu.host.counters import Counters
 from pvpmu.host.filter import EventFilter
@@ -22,7 +22,7 @@ from pvpmu.host.pmi import PmiDelivery
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.profile import KVM_5_14, Profile
-from pvpmu.shared.registers import BY_ADDRESS, Role
+from pvpmu.shared.registers import BY_ADDRESS, Register, Role
 from pvpmu.shared.tally import REDUNDANT
 from pvpmu.shared.units import U64_MASK, MsrAddress
 
@@ -165,7 +165,7 @@ class Vpmu(Counters):
     # Tables ----------------------------------------------------------------------------------
 
     def _make_tables(self) -> None:
-        exists = {r.address: r for r in msr.REGISTERS if r.pmu and r.exists(self.cpuid)}
+        exists = _registers_of(self.cpuid)
         p6: tuple[int, ...] = _P6_TOLERATED if self.profile.p6_tolerated else ()
         readers = {address: self._reader(r.role, r.index) for address, r in exists.items()}
         writers = {address: self._writer(r.role, r.index) for address, r in exists.items()}
@@ -353,3 +353,9 @@ def _zero() -> int:
 
 def _low_32(reader: Reader) -> int:
     return reader() & 0xFFFF_FFFF
+
+
+@lru_cache(maxsize=64)
+def _registers_of(cpuid: PmuCpuid) -> dict[int, Register]:
+    """The PMU's registers that such a PMU has, by address."""
+    return {r.address: r for r in msr.REGISTERS if r.pmu and r.exists(cpuid)}
