@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,12 @@ _LONGEST = (
 )  # fmt: skip
 """Files that take longest, the first of all first: none of them must be the one that is waited for
 when every other has ended (``pytest --dist loadfile --no-loadscope-reorder``)."""
+
+
+def pytest_configure() -> None:
+    """Let SIGINT through to what tests start: a shell's background job has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
