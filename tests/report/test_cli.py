@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -12,10 +11,8 @@ from typing import Any
 import pytest
 
 import pvpmu.cli
-from pvpmu.report.write import designs_csv
 
 from ..test_cli import SHORT  # noqa: TID252 (tests are no package)
-from .conftest import Json
 
 
 def test_a_report_is_pages_drawings_and_tables(tmp_path: Path, capsys: Any) -> None:
@@ -41,17 +38,6 @@ def test_a_report_is_pages_drawings_and_tables(tmp_path: Path, capsys: Any) -> N
         assert lines[1] == f"# {sweep['command']}"
         assert len(lines) == 3 + len(sweep["rows"])
         assert {row["scenario"] for row in sweep["rows"]} == {"short"}
-
-
-def test_designs_as_csv_have_every_figure(evidence: Json) -> None:
-    rows = list(csv.DictReader(designs_csv(evidence["bench"]).splitlines()))
-    for row, design in zip(rows, evidence["bench"]["designs"], strict=True):
-        assert row["name"] == design["name"]
-        assert int(row["pmu_exits"]) == design["pmu_exits"]
-        assert (
-            float(row["model.icx-2021-2p.total_ns"]) == design["model"]["icx-2021-2p"]["total_ns"]
-        )
-        assert int(row["msr.rdpmc.RDPMC.accesses"]) == design["msr"][-1]["accesses"]
 
 
 def refused(capsys: Any, *args: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pvpmu.report.common import panels_of
 from pvpmu.report.content import _checks, page_of
 from pvpmu.report.page import Commands, Figure, Items, Page, Table, Text
 from pvpmu.report.timing import handlers, measured_table
+from pvpmu.report.write import designs_csv
 
 from .conftest import Json, evidence_of
 
@@ -48,13 +50,22 @@ def test_tables_are_those_of_the_terminal(page: Page, evidence: Json) -> None:
     assert tables(page, "Accuracy")[0].rows == printed["accuracy"]
 
 
-def test_with_real_perf_it_says_first_what_counts_each_event(evidence: Json) -> None:
+def test_with_real_perf_it_says_first_what_counts_each_event(page: Page, evidence: Json) -> None:
     told = {**evidence["bench"], "perf": "whose", "perf_events": {"cpu-cycles": "refused"}}
-    plain, real = (
-        page_of({**evidence, "bench": bench}).lead for bench in (evidence["bench"], told)
-    )
-    added = [block for block in real if block not in plain]
+    real = page_of({**evidence, "bench": told}).lead
+    added = [block for block in real if block not in page.lead]
     assert added == [Items(["perf: whose", "what counts each event: cpu-cycles: refused"])]
+
+
+def test_designs_as_csv_have_every_figure(evidence: Json) -> None:
+    rows = list(csv.DictReader(designs_csv(evidence["bench"]).splitlines()))
+    for row, design in zip(rows, evidence["bench"]["designs"], strict=True):
+        assert row["name"] == design["name"]
+        assert int(row["pmu_exits"]) == design["pmu_exits"]
+        assert (
+            float(row["model.icx-2021-2p.total_ns"]) == design["model"]["icx-2021-2p"]["total_ns"]
+        )
+        assert int(row["msr.rdpmc.RDPMC.accesses"]) == design["msr"][-1]["accesses"]
 
 
 def test_every_row_is_as_wide_as_its_table(page: Page) -> None:
