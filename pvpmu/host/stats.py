@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
 
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.shared import registers as msr
@@ -56,8 +59,29 @@ def _addresses(kind: int) -> list[int]:
 
 
 _REASONS = frozenset(map(int, ExitReason))
-_NONE_OF = [dict.fromkeys(_addresses(kind), 0) for kind in _KINDS]
-"""No exit of each kind: a vCPU starts with copies, which are made faster than anew."""
+_ADDRESSES_OF = [_addresses(kind) for kind in _KINDS]
+_Row = TypeVar("_Row")
+
+
+class ByKind(dict[int, _Row], Generic[_Row]):
+    """What is kept for each kind of exit; ``make`` makes it at the first one of its kind.
+
+    Of 512 kinds a guest has a dozen, and a kit makes thousands of vCPUs.
+    """
+
+    def __init__(self, make: Callable[[int], _Row]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, kind: int) -> _Row:
+        row = self[kind] = self._make(kind)
+        return row
+
+
+def _no_exits(
+    tallies: list[list[int]], places: list[int], kind: int
+) -> tuple[dict[int, int], list[int]]:
+    return dict.fromkeys(_ADDRESSES_OF[kind], 0), tallies[places[kind]]
 
 
 @dataclass(slots=True)
@@ -72,17 +96,14 @@ class HostStats:
 
     pmi: PmiCounts
     tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
-    of_kind: list[tuple[dict[int, int], list[int]]] = field(init=False)
+    of_kind: ByKind[tuple[dict[int, int], list[int]]] = field(init=False)
     undelivered: int = 0
     load: HostLoadStats | None = None
     times: CallTimes | None = None
     vectored: bool = False
 
     def __post_init__(self) -> None:
-        self.of_kind = [
-            (none.copy(), self.tallies[place])
-            for none, place in zip(_NONE_OF, self._place_of, strict=True)
-        ]
+        self.of_kind = ByKind(partial(_no_exits, self.tallies, self._place_of))
 
     @property
     def _place_of(self) -> list[int]:
@@ -95,7 +116,7 @@ class HostStats:
     @property
     def any_exit(self) -> bool:
         """Whether there was one."""
-        return any(any(counts.values()) for counts, _ in self.of_kind)
+        return any(any(counts.values()) for counts, _ in self.of_kind.values())
 
     @property
     def work(self) -> list[int]:
@@ -108,7 +129,7 @@ class HostStats:
     def exits(self) -> Counter[int]:
         """Exits by reason number."""
         found: Counter[int] = Counter()
-        for kind, (counts, _) in enumerate(self.of_kind):
+        for kind, (counts, _) in sorted(self.of_kind.items()):
             if count := sum(counts.values()):
                 found[kind & REASON_MASK] += count
         return found
@@ -117,15 +138,15 @@ class HostStats:
     def exits_by(self) -> list[int]:
         """Exits by place."""
         found = [0] * len(PLACES)
-        for place, (counts, _) in zip(self._place_of, self.of_kind, strict=True):
-            found[place] += sum(counts.values())
+        for kind, (counts, _) in self.of_kind.items():
+            found[self._place_of[kind]] += sum(counts.values())
         return found
 
     @property
     def accesses(self) -> Counter[tuple[int, int]]:
         """MSR and RDPMC exits by (reason number, MSR address or RDPMC index)."""
         found: Counter[tuple[int, int]] = Counter()
-        for kind, (counts, _) in enumerate(self.of_kind):
+        for kind, (counts, _) in sorted(self.of_kind.items()):
             if kind & REASON_MASK in _ADDRESSES:
                 for address, count in counts.items():
                     if count:

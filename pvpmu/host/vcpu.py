@@ -29,7 +29,7 @@ from pvpmu.host.pmi import (
 )
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
-from pvpmu.host.stats import KIND_MASK, HostStats
+from pvpmu.host.stats import KIND_MASK, ByKind, HostStats
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
@@ -553,11 +553,11 @@ class HostVcpu(PageRegistrar):
 
     def _count_anew(self) -> None:
         self.stats = HostStats(self.delivery.counts, vectored=self._mediated is not None)
-        # What an exit needs by its kind, in one place.
-        self._of_kind = [
-            (self._handlers.get(kind & _REASON_MASK, _refused), counts, tally)
-            for kind, (counts, tally) in enumerate(self.stats.of_kind)
-        ]
+        self._of_kind = ByKind(self._needs)
+
+    def _needs(self, kind: int) -> tuple[Callable[[int], int], dict[int, int], list[int]]:
+        """What an exit of a kind needs: who handles it, its counts, its place's tally."""
+        return self._handlers.get(kind & _REASON_MASK, _refused), *self.stats.of_kind[kind]
 
     def _physical_pmu(self, version: int) -> PhysicalPmu:
         return PhysicalPmu(self._load.gp, self._load.fixed, version=version)
