@@ -187,7 +187,7 @@ def _floors(measured: RealMeasured, vm: VmSession) -> None:
 
 
 def _scaling(config: RealConfig, *, user: bool) -> list[tuple[float, float, float]]:
-    job = PmiJob(_SCALING_PMIS, config.period)
+    job = PmiJob(min(config.pmis, _SCALING_PMIS), config.period)
     rounds = []
     with _opened(config, config.designs[0], len(config.designs), user=user, vcpus=2) as vm:
         for _ in range(_SCALING_ROUNDS):
