@@ -20,22 +20,29 @@ INSTALLED := $(VENV)/.installed
 # Tests start hundreds of interpreters: what was compiled is kept, whatever the environment says.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: demo test collected check generated bench results screenshot stress model clean
+.PHONY: demo test tests collected check lint types generated bench results screenshot stress model clean
 
 demo: $(INSTALLED)
 	$(BIN)/pvpmu bench --scenario br_instr --transport process
 
-test: $(INSTALLED)
-	$(MAKE) --no-print-directory -j 2 check collected
+test: lint collected
+	$(MAKE) --no-print-directory -j 2 types tests
+
+# Beside the types, which keep one CPU busy for a minute.
+tests: $(INSTALLED)
 	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Once before the workers, which would all compile the same at the same time.
 collected: $(INSTALLED)
 	@$(PYTEST) --collect-only --quiet | tail -n 1
 
-check: $(INSTALLED)
+check: lint types
+
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 generated: $(INSTALLED)
