@@ -177,7 +177,7 @@ def distributions(panels: Panels, found: Sequence[Distribution], x_label: str) -
     """Cumulative shares over a logarithmic scale, a panel for each group of designs."""
     by_name = {each.name: each.steps for each in found}
     columns = len(panels.groups)
-    with _figure(3.8 * columns + 0.4, 3.4) as drawing:
+    with _figure(3.8 * columns + 0.4, 3.9) as drawing:
         axes = drawing.grid(1, columns, sharex=True, sharey=True)[0]
         for ax, title, group in zip(axes, panels.titles, panels.groups, strict=True):
             for position, (name, style) in enumerate(_styled(panels.baseline, group)):
@@ -197,7 +197,7 @@ def distributions(panels: Panels, found: Sequence[Distribution], x_label: str) -
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(title)
             ax.set_xlabel(x_label)
-            ax.legend(loc="lower right")
+            _explain(ax)
         axes[0].set_ylabel("share of handlers at or below")
         # The slowest of thousands are the machine's doing and would squeeze all others.
         ends = [each.steps for each in found if each.steps]
@@ -244,8 +244,7 @@ class _figure:  # noqa: N801 (a context, as a function would be)
             if row == len(quantities) - 1 or many == 1:
                 ax.set_xlabel(x_label)
             if row == len(quantities) - 1:
-                # Below, where no line is.
-                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
+                _explain(ax)
             if column == 0:
                 ax.set_ylabel(quantity.label)
 
@@ -255,6 +254,11 @@ class _figure:  # noqa: N801 (a context, as a function would be)
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         self.figure.savefig(text, format="svg", metadata=metadata)
         return text.getvalue()
+
+
+def _explain(ax: Axes) -> None:
+    """The legend of a panel, below it, where no line is."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
 
 
 def _styled(baseline: str, group: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
