@@ -21,8 +21,10 @@ from pvpmu.shared.registration import Request
 New = Callable[..., Any]
 EXITS = 2000
 HOST_FILES = "*/pvpmu/host/*"
-ALLOWED_BYTES = 8192
-"""Noise; one word kept for each of the exits would be twice that."""
+MANY_EXITS = 3 * EXITS
+ALLOWED_BYTES = 24_576
+"""Noise: the counts of the kinds of exit since the last START, of which there are at most 512. One
+word kept for each of many exits would be twice that."""
 ALL_ON = 0x7_0000_00FF
 U64 = (1 << 64) - 1
 PAGE_WORDS = page.PAGE_SIZE // 8
@@ -246,9 +248,9 @@ def test_what_a_guest_does_costs_the_host_no_more_memory_the_longer_it_goes_on(
     tracemalloc.start()
     try:
         # Until what is looked up once has been: sets of counters.
-        before = abuse(EXITS // 2)
-        after = abuse(EXITS)
+        before = abuse(EXITS)
+        after = abuse(MANY_EXITS)
     finally:
         tracemalloc.stop()
-    assert before > ALLOWED_BYTES, "what the host holds is seen at all"
+    assert before > ALLOWED_BYTES // 2, "what the host holds is seen at all"
     assert after - before < ALLOWED_BYTES
