@@ -25,9 +25,10 @@ from pvpmu.shared.control import VcpuStats
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import MODELLED
-from pvpmu.shared.exits import SLOT_SIZE
+from pvpmu.shared.exits import SLOT_SIZE, SlotWords
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.hostprocess import WAIT_S, host_process
+from pvpmu.shared.layout import WORD_BYTES
 
 TRANSPORTS = ("process", "inline")
 _T = TypeVar("_T")
@@ -78,7 +79,7 @@ class InlineVm:
         self._hosts: list[HostVcpu] = []
         self._machines: list[Machine] = []
         for vcpu in range(config.vcpus):
-            slot = memoryview(bytearray(SLOT_SIZE)).cast("Q")
+            slot: SlotWords = [0] * (SLOT_SIZE // WORD_BYTES)
             host = self._host(config, slot, memory, _tracer(config.recording, "host", vcpu))
             self._hosts.append(host)
             tracer = _tracer(config.recording, "guest", vcpu)
@@ -88,7 +89,7 @@ class InlineVm:
 
     @staticmethod
     def _host(
-        config: VmConfig, slot: memoryview[int], memory: memoryview[int], tracer: Tracer | None
+        config: VmConfig, slot: SlotWords, memory: memoryview[int], tracer: Tracer | None
     ) -> HostVcpu:
         design = config.design
         shape = design, config.cpuid, design.profile, config.load

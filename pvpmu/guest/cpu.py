@@ -7,7 +7,6 @@ retired since the last VM-entry.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import add
@@ -26,7 +25,14 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import GeneralProtectionError, PeerError, UsageError
 from pvpmu.shared.events import KINDS
-from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, ExitReason, reason_name
+from pvpmu.shared.exits import (
+    MODE_KERNEL,
+    MODE_USER,
+    ExitReason,
+    SlotWords,
+    reason_name,
+    store_words,
+)
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.registration import Request, speaks
 from pvpmu.shared.units import Cycles, Ns
@@ -126,7 +132,7 @@ class Vcpu:
 
     def __init__(
         self,
-        slot: memoryview[int],
+        slot: SlotWords,
         cross: Callable[[], object],
         *,
         skid: Cycles = 0,
@@ -480,10 +486,10 @@ class Vcpu:
     def _store_retired(self) -> None:
         """Put the retired counts into the slot; any PMI due is taken at this exit."""
         if self._flags & _RETIRED_USER:
-            self._slot[_USER_AT : _USER_AT + KINDS] = array("Q", self._user)
+            store_words(self._slot, _USER_AT, self._user)
             self._user = _NONE
         if self._flags & _RETIRED_KERNEL:
-            self._slot[_KERNEL_AT : _KERNEL_AT + KINDS] = array("Q", self._kernel)
+            store_words(self._slot, _KERNEL_AT, self._kernel)
             self._kernel = _NONE
         self._flags &= ~_RETIRED
         self._pmi_due = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pvpmu.shared import exits
 from pvpmu.shared.errors import PeerError
 from pvpmu.shared.events import KINDS
-from pvpmu.shared.exits import MODE_KERNEL, MODE_USER
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, SlotWords, load_words
 
 _AT = exits.LIVE_AT
 _MOST = next(field.count for field in exits.SLOT.fields if field.index == _AT) // 2
@@ -21,12 +21,12 @@ _KNOWN = {
 """Kind and modes by descriptor, of those that there can be."""
 
 
-def live_entries(slot: memoryview[int]) -> list[list[int]]:
+def live_entries(slot: SlotWords) -> list[list[int]]:
     """Kind, modes and distance of each; raises :class:`PeerError` for what rule BND-16 excludes."""
     count = slot[exits.LIVE_COUNT]
     if count > _MOST:
         raise PeerError(f"the host has {count} live entries, at most {_MOST} fit the slot")
-    words = slot[_AT : _AT + 2 * count].tolist()
+    words = load_words(slot, _AT, 2 * count)
     entries: list[list[int]] = []
     for descriptor, distance in zip(words[::2], words[1::2], strict=True):
         if descriptor not in _KNOWN or not distance:

@@ -26,7 +26,7 @@ from pvpmu.shared import exits
 from pvpmu.shared.clock import timer_cost
 from pvpmu.shared.costs import Costs
 from pvpmu.shared.design import GuestDesign
-from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.exits import ExitReason, SlotWords
 from pvpmu.shared.histogram import Histogram
 from pvpmu.shared.page import PAGE_SIZE
 from pvpmu.shared.units import Ns
@@ -46,7 +46,7 @@ class Machine:
     latencies for the live view, None for nowhere.
     """
 
-    slot: memoryview[int]
+    slot: SlotWords
     cross: Callable[[], object]
     memory: memoryview[int]
     page_address: int

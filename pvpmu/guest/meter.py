@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pvpmu.shared import exits
 from pvpmu.shared.costs import Costs, Work
-from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.exits import ExitReason, SlotWords, load_words
 from pvpmu.shared.units import Ns
 
 _FLOOR = int(ExitReason.FLOOR)
@@ -30,7 +30,7 @@ class Meter:
     host's work and the handlers so far cost.
     """
 
-    def __init__(self, costs: Costs, slot: memoryview[int]) -> None:
+    def __init__(self, costs: Costs, slot: SlotWords) -> None:
         self._costs = costs
         self._exit_ns, self._guest_ns = int(costs.exit_ns), int(costs.guest_ns)
         self._slot = slot
@@ -65,7 +65,7 @@ class Meter:
 
     def _host_work(self) -> Ns:
         """What the host did since the last exit takes, ns."""
-        work = self._slot[exits.WORK_AT : exits.WORK_AT + exits.WORK_WORDS].tolist()
+        work = load_words(self._slot, exits.WORK_AT, exits.WORK_WORDS)
         if work == self._work:
             return 0
         self._work = work

@@ -40,7 +40,8 @@ class MsrAccess(Protocol):
 class Trapped:
     """The instructions as they are without a page: each one exits.
 
-    A callable that an instance holds is called fastest as a local, and all traps pass here.
+    A callable that an instance holds is called fastest as a local, and with all its arguments; all
+    traps pass here.
     """
 
     __slots__ = ("_exit",)
@@ -51,7 +52,7 @@ class Trapped:
     def rdmsr(self, address: MsrAddress) -> int:
         """The trapped RDMSR."""
         leave = self._exit
-        return leave(_MSR_READ, address)
+        return leave(_MSR_READ, address, 0)
 
     def wrmsr(self, address: MsrAddress, value: int) -> None:
         """The trapped WRMSR."""
@@ -61,7 +62,7 @@ class Trapped:
     def rdpmc(self, ecx: int) -> int:
         """The trapped RDPMC."""
         leave = self._exit
-        return leave(_RDPMC, ecx)
+        return leave(_RDPMC, ecx, 0)
 
 
 class Seam:
@@ -101,11 +102,6 @@ class Seam:
     def page(self) -> GuestPage | None:
         """The page in use, if any."""
         return self._page
-
-    @property
-    def held(self) -> bool:
-        """Whether the page's counters are held for a PMI."""
-        return self._page is not None and self._page.held
 
     def attach(self, guest_page: GuestPage) -> None:
         """Start using a registered page; the host has published it."""

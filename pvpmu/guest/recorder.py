@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pvpmu.guest.msr import MsrAccess
 from pvpmu.shared import exits
-from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.exits import ExitReason, SlotWords
 from pvpmu.shared.units import MsrAddress
 
 _ACCESS = struct.Struct("<BQQ")
@@ -92,7 +92,7 @@ class Recorder:
         total.accesses += done.accesses
         total.exits += done.exits
 
-    def crossing(self, slot: memoryview[int], cross: Callable[[], object]) -> Callable[[], None]:
+    def crossing(self, slot: SlotWords, cross: Callable[[], object]) -> Callable[[], None]:
         """Wrap a vCPU's ``cross`` so that PMU exits are counted."""
 
         def counted() -> None:

@@ -24,7 +24,7 @@ from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import GuestDesign
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import CYCLES, KINDS
-from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.exits import MODE_KERNEL, MODE_USER, Control, ExitReason
 from pvpmu.shared.units import NS_PER_S, Ns
 
 _PROGRESS_TICKS = 50
@@ -145,9 +145,8 @@ class GuestRun:
         self._interrupted_ip = 0
         self._truth = [0] * len(self.core.events)
         self._held = [0] * len(self.core.events)
-        self._due = [0] * len(self.core.events)
         self._told = [0] * len(self.core.events)
-        self._retired = [0] * KINDS
+        self._retired = {mode: [0] * KINDS for mode in (MODE_USER, MODE_KERNEL)}
         if scenario.script is not None:
             self._steps = make_steps(scenario.script, scenario.duration)
             kinds = [kind for _, kind, _ in self._by_number]
@@ -157,7 +156,7 @@ class GuestRun:
             if self._recorder is not None:
                 self.accuracy = Accuracy(self._program, len(self.core.events))
         if self._trace is not None:
-            self._trace.times = lambda: (self._program.now, self._retired[CYCLES])
+            self._trace.times = lambda: (self._program.now, self._all_retired()[CYCLES])
         self.core.start(0)
         if self._recorder is not None:
             self._recorder.restart()
@@ -219,8 +218,11 @@ class GuestRun:
             count - truth for count, truth in zip(counts.count, self._truth, strict=True)
         ]
         counts.held = self._held
-        counts.retired = self._retired
-        counts.due = self._due
+        counts.retired = self._all_retired()
+        counts.due = [
+            sum(retired[kind] for mode, retired in self._retired.items() if hw.modes & mode)
+            for _, kind, hw in self._by_number
+        ]
         counts.told = self._told
         if vcpu.seam.page is not None:
             # Power-off: the page's memory is about to be somebody else's (rule END-6).
@@ -387,19 +389,20 @@ class GuestRun:
 
     def _on_retire(self, counts: Sequence[int], mode: int) -> None:
         """The truth: what was retired, and while each event's counter was live and not held."""
-        self._retired = list(map(add, self._retired, counts))
-        into, seam = None, self._vcpu.seam
-        if self._driver.enabled:
-            into = self._held if seam.held else self._truth
-        due = self._due
+        self._retired[mode] = list(map(add, self._retired[mode], counts))
+        if not self._driver.enabled:
+            return
+        page_half = self._vcpu.seam.page
+        into = self._held if page_half is not None and page_half.held else self._truth
         for number, kind, hw in self._by_number:
-            if hw.modes & mode:
-                count = counts[kind]
-                due[number] += count
-                if into is not None and hw.active:
-                    into[number] += count
-        if into is not None and seam.page is not None and seam.page.not_counting:
-            self._tell_uncounted(seam.page.not_counting, counts, mode)
+            if hw.active and hw.modes & mode:
+                into[number] += counts[kind]
+        if page_half is not None and page_half.not_counting:
+            self._tell_uncounted(page_half.not_counting, counts, mode)
+
+    def _all_retired(self) -> list[int]:
+        """What was retired, by event kind."""
+        return list(map(add, *self._retired.values()))
 
     def _tell_uncounted(self, not_counting: int, counts: Sequence[int], mode: int) -> None:
         """What was retired for counters of which the page says that they do not count."""

@@ -14,7 +14,7 @@ from pvpmu.recording.format import OPERATIONS, Op, Path
 from pvpmu.recording.tracer import Tracer
 from pvpmu.shared import exits
 from pvpmu.shared.errors import GeneralProtectionError
-from pvpmu.shared.exits import ExitReason
+from pvpmu.shared.exits import ExitReason, SlotWords
 from pvpmu.shared.units import Cycles, MsrAddress, Ns
 
 _CONTROL, _FLOOR = int(ExitReason.CONTROL), int(ExitReason.FLOOR)
@@ -54,7 +54,7 @@ class Handled(Protocol):
 class GuestTrace:
     """One run's tracing. ``times``: guest clock (ns) and cycles retired, once there are any."""
 
-    def __init__(self, tracer: Tracer, slot: memoryview[int]) -> None:
+    def __init__(self, tracer: Tracer, slot: SlotWords) -> None:
         self._tracer = tracer
         self._slot = slot
         self._path = Path.PAGE

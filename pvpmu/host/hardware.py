@@ -23,10 +23,11 @@ _MODE_HOST = 1 << (MODE_USER | MODE_KERNEL).bit_length()
 class Counter:
     """One hardware counter.
 
-    ``fixed_kind`` is the one kind it can count, None for a GP counter; ``running``: it counts;
-    ``modes``: a bitmap of what it counts, of the guest and outside it. ``descriptor``: kind and the
-    guest's modes as a live entry has them. The driver's marks: ``taken``, an event is on it;
-    ``owner``, the one it was last programmed for.
+    ``fixed_kind`` is the one kind it can count, None for a GP counter; it wraps at ``top``, so that
+    ``top`` less ``value`` is its distance to overflow. ``running``: it counts; ``modes``: a bitmap
+    of what it counts, of the guest and outside it. ``descriptor``: kind and the guest's modes as a
+    live entry has them. The driver's marks: ``taken``, an event is on it; ``owner``, the one it was
+    last programmed for.
     """
 
     __slots__ = (
@@ -38,10 +39,12 @@ class Counter:
         "owner",
         "running",
         "taken",
+        "top",
         "value",
     )
 
-    def __init__(self, index: int, fixed_kind: int | None) -> None:
+    def __init__(self, index: int, fixed_kind: int | None, width: int) -> None:
+        self.top = 1 << width
         self.bit = 1 << index
         self.fixed_kind = fixed_kind
         self.kind = -1
@@ -56,7 +59,7 @@ class Counter:
 class PhysicalPmu:
     """One physical CPU's: ``gp`` general and ``fixed`` fixed counters of ``width`` bits.
 
-    A counter's distance to overflow is ``top`` less its value. ``status``: overflow bits not yet
+    ``fixed_width``: that of the fixed counters, if another. ``status``: overflow bits not yet
     taken. ``version`` changes whenever the set of started counters, or the distance of one of them
     other than by counting, changes.
     """
@@ -67,22 +70,22 @@ class PhysicalPmu:
         fixed: int = PHYSICAL_FIXED,
         width: int = PHYSICAL_WIDTH,
         version: int = 1,
+        *,
+        fixed_width: int | None = None,
     ) -> None:
         self.mask = (1 << width) - 1
-        self.top = 1 << width
-        self.counters = [Counter(j + 32, FIXED_KIND[j]) for j in range(fixed)]
-        self.counters += [Counter(i, None) for i in range(gp)]
+        wide = width if fixed_width is None else fixed_width
+        self.counters = [Counter(j + 32, FIXED_KIND[j], wide) for j in range(fixed)]
+        self.counters += [Counter(i, None, width) for i in range(gp)]
         self.started: list[Counter] = []
         self.status = 0
         self.version = version
 
-    @property
     def live(self) -> list[int]:
         """Descriptor, then distance to overflow (counts), of each started counter."""
         live: list[int] = []
-        top = self.top
         for counter in self.started:
-            live += counter.descriptor, top - counter.value
+            live += counter.descriptor, counter.top - counter.value
         return live
 
     @staticmethod
@@ -129,11 +132,10 @@ class PhysicalPmu:
             self._count(host, _MODE_HOST)
 
     def _count(self, retired: Sequence[int], mode: int) -> None:
-        mask = self.mask
         for counter in self.started:
             if counter.modes & mode and (delta := retired[counter.kind]):
                 value = counter.value + delta
-                if value > mask:
-                    value &= mask
+                if value >= counter.top:
+                    value %= counter.top
                     self.status |= counter.bit
                 counter.value = value

@@ -46,17 +46,9 @@ class GuestPmu(PhysicalPmu):
     """
 
     def __init__(self, cpuid: PmuCpuid, version: int) -> None:
-        super().__init__(cpuid.gp, cpuid.fixed, version=version)
-        fixed, gp = cpuid.fixed_mask, cpuid.gp_mask
-        self._masks = {c: fixed if c.fixed_kind is not None else gp for c in self.counters}
+        widths = cpuid.gp_width, cpuid.fixed_width
+        super().__init__(cpuid.gp, cpuid.fixed, widths[0], version, fixed_width=widths[1])
         self.interrupting = 0
-
-    @property
-    def live(self) -> list[int]:
-        live: list[int] = []
-        for counter in self.started:
-            live += counter.descriptor, self._masks[counter] + 1 - counter.value
-        return live
 
     def retire(
         self,
@@ -64,15 +56,9 @@ class GuestPmu(PhysicalPmu):
         kernel: Sequence[int] | None,
         host: Sequence[int] | None = None,
     ) -> None:
-        """As the base class, but for counters of the guest's widths."""
+        """As the base class; no driver of the host reloads what wraps, so that it goes on."""
         super().retire(user, kernel, host)
-        for counter in self.started:
-            mask = self._masks[counter]
-            if counter.value > mask:
-                counter.value &= mask
-                self.status |= counter.bit
         if self.status:
-            # What wrapped has a new distance, with no driver of the host to reload it.
             self.version += 1
 
 

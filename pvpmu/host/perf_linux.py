@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 
 from pvpmu.host import perf_open
-from pvpmu.host.hardware import Counter, PhysicalPmu
+from pvpmu.host.hardware import PHYSICAL_WIDTH, Counter, PhysicalPmu
 from pvpmu.host.perf import Attr, PerfContext, PerfEvent
 from pvpmu.host.perf_sources import Sources, attr_of, sources_here
 from pvpmu.shared.calltimes import SYSTEM_CALLS, CallTimes
@@ -48,7 +48,7 @@ NEVER = 1 << 62
 """A period: no overflow comes."""
 MAX_PERIOD = 1 << 63
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
-_PLACED = Counter(0, None)
+_PLACED = Counter(0, None, PHYSICAL_WIDTH)
 """Where a real event is while it is enabled: the kernel does not say."""
 
 

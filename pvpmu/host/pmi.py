@@ -10,13 +10,14 @@ masks LVTPC or leaves it, by era. Source: ``vcpu_enter_guest``, ``process_nmi``,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from pvpmu.shared.cpuid import LVT_FIXED, LVT_MASKED, LVT_MODE, LVT_NMI, LVT_VECTOR
 
 REQUEST_NMI = 1 << 0
 REQUEST_PMU = 1 << 1
 REQUEST_PMI = 1 << 2
+_OPEN_TO = LVT_MASKED | LVT_MODE
+"""What is the mode alone where LVTPC is unmasked."""
 _FIRST_VECTOR = 16
 """Those below are the processor's own: an APIC accepts none of them (SDM vol. 3A, 11.5.2)."""
 
@@ -41,21 +42,17 @@ class PmiCounts:
     extra_loops: int = 0
 
 
-# A guest writes the same one or two values over and over, and each PMI asks several times.
-@lru_cache(maxsize=16)
 def sends_nmis(lvtpc: int) -> bool:
     """Whether an LVTPC value delivers NMIs: unmasked and in NMI mode."""
-    return not lvtpc & LVT_MASKED and lvtpc & LVT_MODE == LVT_NMI
+    return lvtpc & _OPEN_TO == LVT_NMI
 
 
-@lru_cache(maxsize=16)
 def vector_of(lvtpc: int) -> int:
     """The vector that an LVTPC value delivers: unmasked and in fixed mode; 0 for none."""
-    fixed = not lvtpc & LVT_MASKED and lvtpc & LVT_MODE == LVT_FIXED
-    return lvtpc & LVT_VECTOR if fixed and lvtpc & LVT_VECTOR >= _FIRST_VECTOR else 0
+    vector = lvtpc & LVT_VECTOR
+    return vector if lvtpc & _OPEN_TO == LVT_FIXED and vector >= _FIRST_VECTOR else 0
 
 
-@lru_cache(maxsize=16)
 def deliverable(lvtpc: int) -> bool:
     """Whether an LVTPC value delivers anything."""
     return sends_nmis(lvtpc) or vector_of(lvtpc) != 0
@@ -120,12 +117,11 @@ class PmiDelivery:
 
     def deliver(self) -> None:
         """kvm_pmu_deliver_pmi: act on LVTPC as it stands now."""
-        vector = vector_of(self.lvtpc)
-        if vector:
+        if sends_nmis(self.lvtpc):
+            self.queue_nmi(pmi=True)
+        elif vector := vector_of(self.lvtpc):
             self.counts.coalesced += self.irr >> vector & 1
             self.irr |= 1 << vector
-        elif sends_nmis(self.lvtpc):
-            self.queue_nmi(pmi=True)
         else:
             self.counts.dropped += 1
             return

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Generic, TypeVar
 
 from pvpmu.host.pmi import PmiCounts
 from pvpmu.shared import registers as msr
@@ -60,63 +57,48 @@ def _addresses(kind: int) -> list[int]:
 
 _REASONS = frozenset(map(int, ExitReason))
 _ADDRESSES_OF = [_addresses(kind) for kind in _KINDS]
-_Row = TypeVar("_Row")
-
-
-class ByKind(dict[int, _Row], Generic[_Row]):
-    """What is kept for each kind of exit; ``make`` makes it at the first one of its kind.
-
-    Of 512 kinds a guest has a dozen, and a kit makes thousands of vCPUs.
-    """
-
-    def __init__(self, make: Callable[[int], _Row]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, kind: int) -> _Row:
-        row = self[kind] = self._make(kind)
-        return row
-
-
-def _no_exits(
-    tallies: list[list[int]], places: list[int], kind: int
-) -> tuple[dict[int, int], list[int]]:
-    return dict.fromkeys(_ADDRESSES_OF[kind], 0), tallies[places[kind]]
 
 
 @dataclass(slots=True)
 class HostStats:
     """Counts since START.
 
-    ``tallies``: by place. ``of_kind``: by kind, which is the request under KIND_MASK, its exits by
-    address and the tally of its place. ``undelivered``: PMIs raised and still on their way when
-    the counting ended. ``load``: what the host's own events did. ``times``: what perf calls took,
-    where they were real. ``vectored``: EXTERNAL_INTERRUPT exits bring PMIs.
+    ``tallies``: by place. ``by_kind``: exits by address, by kind, which is the request under
+    KIND_MASK. ``undelivered``: PMIs raised and still on their way when the counting ended.
+    ``load``: what the host's own events did. ``times``: what perf calls took, where they were real.
+    ``vectored``: EXTERNAL_INTERRUPT exits bring PMIs.
     """
 
     pmi: PmiCounts
     tallies: list[list[int]] = field(default_factory=lambda: [[0] * TALLY_WORDS for _ in PLACES])
-    of_kind: ByKind[tuple[dict[int, int], list[int]]] = field(init=False)
+    by_kind: dict[int, dict[int, int]] = field(default_factory=dict)
     undelivered: int = 0
     load: HostLoadStats | None = None
     times: CallTimes | None = None
     vectored: bool = False
 
-    def __post_init__(self) -> None:
-        self.of_kind = ByKind(partial(_no_exits, self.tallies, self._place_of))
-
     @property
     def _place_of(self) -> list[int]:
         return _PLACE_OF_VECTORED if self.vectored else _PLACE_OF
 
+    def of_kind(self, kind: int) -> tuple[dict[int, int], list[int]]:
+        """Exits of a kind by address, and the tally of their place.
+
+        A row is made when it is first asked for: of 512 kinds a guest has a dozen, and a kit makes
+        thousands of vCPUs.
+        """
+        if kind not in self.by_kind:
+            self.by_kind[kind] = dict.fromkeys(_ADDRESSES_OF[kind], 0)
+        return self.by_kind[kind], self.tallies[self._place_of[kind]]
+
     def count_unknown(self, kind: int) -> None:
         """Count an exit whose address is no register."""
-        self.of_kind[kind][0][UNKNOWN_ADDRESS] += 1
+        self.of_kind(kind)[0][UNKNOWN_ADDRESS] += 1
 
     @property
     def any_exit(self) -> bool:
         """Whether there was one."""
-        return any(any(counts.values()) for counts, _ in self.of_kind.values())
+        return any(any(counts.values()) for counts in self.by_kind.values())
 
     @property
     def work(self) -> list[int]:
@@ -129,7 +111,7 @@ class HostStats:
     def exits(self) -> Counter[int]:
         """Exits by reason number."""
         found: Counter[int] = Counter()
-        for kind, (counts, _) in sorted(self.of_kind.items()):
+        for kind, counts in sorted(self.by_kind.items()):
             if count := sum(counts.values()):
                 found[kind & REASON_MASK] += count
         return found
@@ -138,7 +120,7 @@ class HostStats:
     def exits_by(self) -> list[int]:
         """Exits by place."""
         found = [0] * len(PLACES)
-        for kind, (counts, _) in self.of_kind.items():
+        for kind, counts in self.by_kind.items():
             found[self._place_of[kind]] += sum(counts.values())
         return found
 
@@ -146,7 +128,7 @@ class HostStats:
     def accesses(self) -> Counter[tuple[int, int]]:
         """MSR and RDPMC exits by (reason number, MSR address or RDPMC index)."""
         found: Counter[tuple[int, int]] = Counter()
-        for kind, (counts, _) in sorted(self.of_kind.items()):
+        for kind, counts in sorted(self.by_kind.items()):
             if kind & REASON_MASK in _ADDRESSES:
                 for address, count in counts.items():
                     if count:

@@ -20,7 +20,7 @@ from pvpmu.shared import exits
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import CYCLES
-from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.exits import Control, ExitReason, SlotWords
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.profile import KVM_5_14, Profile
 from pvpmu.shared.tally import CALL_KINDS, CREATE, PERIOD, RELEASE
@@ -61,7 +61,7 @@ class TracedVcpu(HostVcpu):
 
     def __init__(
         self,
-        slot: memoryview[int],
+        slot: SlotWords,
         memory: memoryview[int],
         design: Design,
         cpuid: PmuCpuid,

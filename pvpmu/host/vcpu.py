@@ -5,8 +5,8 @@ Source: ``vmx_handle_exit``, ``vcpu_enter_guest`` (request order NMI, PMU, PMI; 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
+from typing import TypeAlias
 
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
@@ -29,13 +29,13 @@ from pvpmu.host.pmi import (
 )
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
-from pvpmu.host.stats import KIND_MASK, ByKind, HostStats
+from pvpmu.host.stats import KIND_MASK, HostStats
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import Design
 from pvpmu.shared.events import KINDS
-from pvpmu.shared.exits import Control, ExitReason
+from pvpmu.shared.exits import Control, ExitReason, SlotWords, load_words, store_words
 from pvpmu.shared.hostload import NO_LOAD, HostLoad
 from pvpmu.shared.profile import KVM_5_14, Profile
 from pvpmu.shared.units import MsrAddress
@@ -59,8 +59,9 @@ _FAULT_GP = exits.FAULT_GP
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT = exits.REPLY, exits.RESULT
 _LIVE_AT, _LIVE_COUNT, _LIVE_VERSION = exits.LIVE_AT, exits.LIVE_COUNT, exits.LIVE_VERSION
-_WORK_AT, _WORK_END = exits.WORK_AT, exits.WORK_AT + exits.WORK_WORDS
 _PV_REGISTERS = frozenset((msr.PV_PAGE, msr.PV_STATUS))
+_OfKind: TypeAlias = tuple[Callable[[int], int], dict[int, int], list[int]]
+"""What an exit of a kind needs: who handles it, its counts by address, its place's tally."""
 
 
 def _context_of(hardware: PhysicalPmu) -> PerfContext:
@@ -114,7 +115,7 @@ class HostVcpu(PageRegistrar):
 
     def __init__(
         self,
-        slot: memoryview[int],
+        slot: SlotWords,
         memory: memoryview[int],
         design: Design,
         cpuid: PmuCpuid,
@@ -205,13 +206,14 @@ class HostVcpu(PageRegistrar):
         slot = self._slot
         request = slot[_REQUEST]
         address = slot[_ADDRESS]
-        handle, counts, tally = self._of_kind[request & KIND_MASK]
+        kind = request & KIND_MASK
+        handle, counts, tally = self._of_kind[kind] or self._first_of(kind)
         try:
             counts[address] += 1
         except KeyError:
             if request & _REASON_MASK >= _FLOOR:
                 return self._measure(request)
-            self.stats.count_unknown(request & KIND_MASK)
+            self.stats.count_unknown(kind)
         self.perf.tally = tally
         if self.page is not None:
             self.page.load_status()
@@ -535,11 +537,10 @@ class HostVcpu(PageRegistrar):
 
     def _publish_live(self) -> None:
         slot, hardware = self._slot, self.hardware
-        live = hardware.live
+        live = hardware.live()
         slot[_LIVE_COUNT] = len(live) // 2
         if live:
-            # The vCPU is stopped: nobody looks before the reply, so that one copy will do.
-            slot[_LIVE_AT : _LIVE_AT + len(live)] = array("Q", live)
+            store_words(slot, _LIVE_AT, live)
         self._live_version = slot[_LIVE_VERSION] = hardware.version
 
     def _tell_work(self) -> None:
@@ -547,17 +548,19 @@ class HostVcpu(PageRegistrar):
         done = sum(map(sum, self.stats.tallies))
         if done != self._work_told:
             self._work_told = done
-            self._slot[_WORK_AT:_WORK_END] = array("Q", self.stats.work)
+            store_words(self._slot, exits.WORK_AT, self.stats.work)
 
     # Helpers ----------------------------------------------------------------------------------
 
     def _count_anew(self) -> None:
         self.stats = HostStats(self.delivery.counts, vectored=self._mediated is not None)
-        self._of_kind = ByKind(self._needs)
+        self._of_kind: list[_OfKind | None] = [None] * (KIND_MASK + 1)
 
-    def _needs(self, kind: int) -> tuple[Callable[[int], int], dict[int, int], list[int]]:
-        """What an exit of a kind needs: who handles it, its counts, its place's tally."""
-        return self._handlers.get(kind & _REASON_MASK, _refused), *self.stats.of_kind[kind]
+    def _first_of(self, kind: int) -> _OfKind:
+        """The first exit of a kind: what those of its kind need."""
+        handle = self._handlers.get(kind & _REASON_MASK, _refused)
+        needs = self._of_kind[kind] = handle, *self.stats.of_kind(kind)
+        return needs
 
     def _physical_pmu(self, version: int) -> PhysicalPmu:
         return PhysicalPmu(self._load.gp, self._load.fixed, version=version)
@@ -576,9 +579,9 @@ class HostVcpu(PageRegistrar):
     def _retire(self, request: int, *, in_guest: bool) -> None:
         user = kernel = None
         if request & exits.RETIRED_USER:
-            user = self._slot[exits.RETIRED_USER_AT : exits.RETIRED_USER_AT + KINDS].tolist()
+            user = load_words(self._slot, exits.RETIRED_USER_AT, KINDS)
         if request & exits.RETIRED_KERNEL:
-            kernel = self._slot[exits.RETIRED_KERNEL_AT : exits.RETIRED_KERNEL_AT + KINDS].tolist()
+            kernel = load_words(self._slot, exits.RETIRED_KERNEL_AT, KINDS)
         if self.perf.beside is not None:
             self._compete(user, kernel)
         self.hardware.retire(user, kernel)

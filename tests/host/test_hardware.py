@@ -98,7 +98,7 @@ def test_started_has_descriptor_and_distance_of_each_started_counter() -> None:
     pmu = PhysicalPmu()
     begin(pmu, gp(pmu), BRANCHES, MODE_USER, TOP - 10)
     begin(pmu, pmu.counters[0], INSTRUCTIONS, BOTH, TOP - 1)
-    assert [(counter.descriptor, pmu.top - counter.value) for counter in pmu.started] == [
+    assert [(counter.descriptor, counter.top - counter.value) for counter in pmu.started] == [
         (BRANCHES | MODE_USER << LIVE_MODE_SHIFT, 10),
         (INSTRUCTIONS | BOTH << LIVE_MODE_SHIFT, 1),
     ]

@@ -284,7 +284,7 @@ class WatchedVcpu(HostVcpu):
         if slot[exits.LIVE_VERSION] != self._seen_version:
             self._seen_version = slot[exits.LIVE_VERSION]
             count = 2 * slot[exits.LIVE_COUNT]
-            pairs = iter(slot[exits.LIVE_AT : exits.LIVE_AT + count].tolist())
+            pairs = iter(exits.load_words(slot, exits.LIVE_AT, count))
             self._live = [
                 [descriptor & 0xFF, descriptor >> exits.LIVE_MODE_SHIFT, distance]
                 for descriptor, distance in zip(pairs, pairs, strict=True)
@@ -313,7 +313,7 @@ class WatchedVcpu(HostVcpu):
             (exits.RETIRED_KERNEL, exits.RETIRED_KERNEL_AT, exits.MODE_KERNEL),
         )
         parts = [
-            (self._slot[at : at + KINDS].tolist(), mode)
+            (exits.load_words(self._slot, at, KINDS), mode)
             for flag, at, mode in flags
             if request & flag
         ]
