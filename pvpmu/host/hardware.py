@@ -7,6 +7,7 @@ bits stay until the driver takes them. Source: SDM vol. 3B, "Performance Monitor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from pvpmu.shared.events import FIXED_KIND
 from pvpmu.shared.exits import LIVE_MODE_SHIFT, MODE_KERNEL, MODE_USER
@@ -20,14 +21,21 @@ _MODE_HOST = 1 << (MODE_USER | MODE_KERNEL).bit_length()
 """Beside the guest's two: what is retired outside it."""
 
 
+class Placed(Protocol):
+    """A driver's event: the counter that it is on."""
+
+    @property
+    def counter(self) -> Counter | None: ...
+
+
 class Counter:
     """One hardware counter.
 
-    ``fixed_kind`` is the one kind it can count, None for a GP counter; it wraps at ``top``, so that
-    ``top`` less ``value`` is its distance to overflow. ``running``: it counts; ``modes``: a bitmap
-    of what it counts, of the guest and outside it. ``descriptor``: kind and the guest's modes as a
-    live entry has them. The driver's marks: ``taken``, an event is on it; ``owner``, the one it was
-    last programmed for.
+    ``fixed_kind`` is the one kind it can count, None for a GP counter. It wraps at ``top``;
+    ``left``: counts until it does, which are few where its value is large. ``running``: it counts;
+    ``modes``: a bitmap of what it counts, of the guest and outside it. ``descriptor``: kind and the
+    guest's modes as a live entry has them. The driver's mark: ``owner``, the event that it was last
+    programmed for.
     """
 
     __slots__ = (
@@ -35,12 +43,11 @@ class Counter:
         "descriptor",
         "fixed_kind",
         "kind",
+        "left",
         "modes",
         "owner",
         "running",
-        "taken",
         "top",
-        "value",
     )
 
     def __init__(self, index: int, fixed_kind: int | None, width: int) -> None:
@@ -50,10 +57,23 @@ class Counter:
         self.kind = -1
         self.modes = 0
         self.descriptor = 0
-        self.value = 0
-        self.taken = False
-        self.owner: object = None
+        self.left = self.top
+        self.owner: Placed | None = None
         self.running = False
+
+    @property
+    def value(self) -> int:
+        """What it holds, below ``top``."""
+        return self.top - self.left
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self.left = self.top - value
+
+    @property
+    def taken(self) -> bool:
+        """Whether an event is on it."""
+        return self.owner is not None and self.owner.counter is self
 
 
 class PhysicalPmu:
@@ -85,7 +105,7 @@ class PhysicalPmu:
         """Descriptor, then distance to overflow (counts), of each started counter."""
         live: list[int] = []
         for counter in self.started:
-            live += counter.descriptor, counter.top - counter.value
+            live += counter.descriptor, counter.left
         return live
 
     @staticmethod
@@ -98,9 +118,8 @@ class PhysicalPmu:
         counter.modes = modes | _MODE_HOST if host else modes
         counter.descriptor = kind | modes << LIVE_MODE_SHIFT
 
-    def start(self, counter: Counter, value: int) -> None:
-        """Count from ``value`` on."""
-        counter.value = value
+    def start(self, counter: Counter) -> None:
+        """Count on; one that counts already may do so from another value."""
         if not counter.running:
             counter.running = True
             self.started.append(counter)
@@ -134,8 +153,8 @@ class PhysicalPmu:
     def _count(self, retired: Sequence[int], mode: int) -> None:
         for counter in self.started:
             if counter.modes & mode and (delta := retired[counter.kind]):
-                value = counter.value + delta
-                if value >= counter.top:
-                    value %= counter.top
+                left = counter.left - delta
+                if left <= 0:
+                    left = left % counter.top or counter.top
                     self.status |= counter.bit
-                counter.value = value
+                counter.left = left

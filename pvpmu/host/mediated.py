@@ -133,7 +133,7 @@ class MediatedVpmu(Vpmu):
         counter = self._counters[pmc.bit]
         counter.value = value & pmc.mask
         if counter.running:
-            self._hardware.start(counter, counter.value)
+            self._hardware.start(counter)
 
     def _write_counter(self, pmc: Pmc, refused: int, marks: int, value: int) -> bool:
         if value & refused:
@@ -172,7 +172,7 @@ class MediatedVpmu(Vpmu):
         hardware.interrupting |= pmc.bit if interrupts else 0
         if self.live & pmc.bit and attr.kind is not None and self._is_allowed(pmc):
             hardware.program(counter, attr.kind, attr.modes, host=False)
-            hardware.start(counter, counter.value)
+            hardware.start(counter)
         else:
             hardware.stop(counter)
 

@@ -69,7 +69,8 @@ class PerfEvent:
     """A host perf_event: ``kind`` as in its ``attr``.
 
     ``count`` is since the last reset, ``left`` the distance to overflow. ``counter``: the one it
-    is on, None unless ACTIVE; ``last``: the one it was on. ``masked``: VM-entry leaves that counter
+    is on, None unless ACTIVE; ``last``: the one it was on; ``prev``: what that had left when it was
+    last looked at. ``masked``: VM-entry leaves that counter
     off in GLOBAL_CTRL. ``failed``: state ERROR.
     """
 
@@ -139,8 +140,6 @@ class PerfContext:
         self.refused = 0
         self.tally = [0] * TALLY_WORDS
         self._active: list[PerfEvent] = []
-        self._mask = pmu.mask
-        self._wrap = pmu.mask + 1
         self._max_left = pmu.mask >> 1
 
     @property
@@ -260,7 +259,7 @@ class PerfContext:
         """From the next VM-entry on its counter counts on in the guest."""
         event.masked = False
         if event.counter is not None and event.kind is not None:
-            self.pmu.start(event.counter, event.counter.value)
+            self.pmu.start(event.counter)
 
     def rearm(self, event: PerfEvent, period: int) -> None:
         """In the PMI handler: overflow next after ``period`` counts from now."""
@@ -302,15 +301,13 @@ class PerfContext:
     def _put(self, event: PerfEvent) -> int:
         """Put an event on a counter; returns how many are placed with it, 0 if there was none."""
         counter = event.last
-        if counter is None or counter.taken:
-            counter = self._free_counter(event.kind) or self._vacated_counter()
+        if counter is None or counter.owner is not event:
+            counter = self._counter_for(event)
             if counter is None:
                 event.failed = event.attr.pinned
                 self.refused += 1
                 return 0
-            event.last = counter
         event.counter = counter
-        counter.taken = True
         self._reload(event, counter)
         active = self._active
         active.append(event)
@@ -318,16 +315,32 @@ class PerfContext:
 
     def _remove(self, event: PerfEvent, counter: Counter) -> None:
         # _update, without a call for each counter that a handler stops.
-        value = counter.value
-        if value != event.prev:
-            delta = (value - event.prev) & self._mask
+        left = counter.left
+        if left != event.prev:
+            delta = event.prev - left
+            if delta < 0:
+                delta += counter.top
             event.count += delta
             event.left -= delta
         self.pmu.stop(counter)
-        counter.taken = False
         event.counter = None
         event.masked = False
         self._active.remove(event)
+
+    def _counter_for(self, event: PerfEvent) -> Counter | None:
+        """A counter, programmed for the event: its last one if that is free, else any that is."""
+        counter = event.last
+        if counter is None or counter.taken:
+            counter = self._free_counter(event.kind) or self._vacated_counter()
+        if counter is not None:
+            self._program(counter, event)
+        return counter
+
+    def _program(self, counter: Counter, event: PerfEvent) -> None:
+        counter.owner, event.last = event, counter
+        attr = event.attr
+        if event.kind is not None:
+            self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
 
     def _free_counter(self, kind: int | None) -> Counter | None:
         for counter in self.pmu.counters:
@@ -346,17 +359,19 @@ class PerfContext:
                 if counter is not None and movable and event.kind == fixed.fixed_kind:
                     self._update(event, counter)
                     self.pmu.stop(counter)
-                    counter.taken, fixed.taken = False, True
-                    event.counter = event.last = fixed
+                    self._program(fixed, event)
+                    event.counter = fixed
                     self._reload(event, fixed)
                     return counter
         return None
 
     def _update(self, event: PerfEvent, counter: Counter) -> None:
-        value = counter.value
-        if value != event.prev:
-            delta = (value - event.prev) & self._mask
-            event.prev = value
+        left = counter.left
+        if left != event.prev:
+            delta = event.prev - left
+            if delta < 0:
+                delta += counter.top
+            event.prev = left
             event.count += delta
             event.left -= delta
 
@@ -371,15 +386,9 @@ class PerfContext:
             event.left = left = period if left <= -period else left + period
         if left > self._max_left:  # noqa: PLR1730 (hot path)
             left = self._max_left
-        event.prev = value = self._wrap - left
-        if counter.owner is not event and event.kind is not None:
-            counter.owner = event
-            attr = event.attr
-            self.pmu.program(counter, event.kind, attr.modes, host=not attr.exclude_host)
-        if event.masked or event.kind is None:
-            counter.value = value
-        else:
-            self.pmu.start(counter, value)
+        event.prev = counter.left = left
+        if not event.masked and event.kind is not None:
+            self.pmu.start(counter)
 
 
 class SharedLockContext(PerfContext):

@@ -26,7 +26,8 @@ def begin(
     pmu: PhysicalPmu, counter: Counter, kind: int, modes: int, value: int, *, host: bool = False
 ) -> None:
     pmu.program(counter, kind, modes, host=host)
-    pmu.start(counter, value)
+    counter.value = value
+    pmu.start(counter)
 
 
 def test_the_default_pmu_has_eight_general_and_three_fixed_counters() -> None:
