@@ -110,8 +110,9 @@ class Attached(Closing):
             return None
         first = liveview.guest_area(number).start
 
-        def histogram(series: int) -> memoryview[int]:
-            return guest.words(first + GUEST_HEAD + series * BUCKETS, BUCKETS)
+        def histogram(series: int) -> list[int]:
+            # A list is several times faster to go through than the words are.
+            return guest.words(first + GUEST_HEAD + series * BUCKETS, BUCKETS).tolist()
 
         # A guest may use fewer vCPUs than there are, and may have cut what is its own.
         with contextlib.suppress(PeerError):

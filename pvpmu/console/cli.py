@@ -118,8 +118,6 @@ def _top(args: argparse.Namespace) -> int:
             most = max(len(each.read().vcpus) for each in attached)
             if not 0 <= args.vcpu < most:
                 raise UsageError(f"--vcpu {args.vcpu}, expected 0 to {most - 1}")
-        # What is measured comes first.
-        os.nice(_NICE)
         watch = Watch(attached)
         # Ctrl-C is how a view without an end is ended.
         with contextlib.suppress(KeyboardInterrupt):
@@ -196,7 +194,10 @@ def _show(args: argparse.Namespace, watch: Watch) -> None:
         console = Console()
         if usable(console):
             view = _view(args, _SCREEN_S)
+            # What is measured comes first; but to be loaded beside busy vCPUs would take long.
+            os.nice(_NICE)
             return run_screen(console, watch, view, args.updates)
+    os.nice(_NICE)
     view = _view(args, _LINES_S)
     updates = 1 if args.once else args.updates
     if args.json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pvpmu.console import units
 from pvpmu.console.grid import Column, fit
 from pvpmu.console.keys import View
@@ -11,6 +13,8 @@ from pvpmu.console.tables import Table, arranged, register_table, total_table, v
 REPEAT = 20
 """The title comes again after so many updates."""
 _WIDTH = 132
+_STATES = len("FROZEN/RUNNING/trap-only")
+"""Of vCPUs that differ: wide enough that the columns of lines to come stay where they are."""
 _NARROW = 1000
 """No terminal: lines may be as long as they are."""
 
@@ -39,7 +43,7 @@ def update(model: Model, view: View, clock: str, *, titled: bool) -> list[str]:
         Column("time", 8, text=True),
         Column("vm", 10, text=True),
         Column("design", 10, text=True),
-        Column("state", 10, text=True),
+        Column("state", _STATES, text=True),
         Column("PMIs/s", 7),
         Column("exits/s", 7),
         Column("avoid/s", 7),
@@ -74,7 +78,7 @@ def _p50(row: LatencyRow | None) -> str:
     return units.time(row.latency.p50 if row is not None else None)
 
 
-def _latency_table(rows: list[LatencyRow], *, several: bool) -> Table:
+def _latency_table(rows: Sequence[LatencyRow], *, several: bool) -> Table:
     columns = [
         *([Column("design", 10, text=True)] if several else []),
         Column("latency", 15, text=True),

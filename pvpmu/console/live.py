@@ -75,6 +75,9 @@ def loop(
                 due = clock() + result.view.interval_s
             view = result.view
         if clock() >= due:
+            if pressed:
+                # Beside busy vCPUs reading takes long: a key is answered before it.
+                draw(view)
             due = clock() + view.interval_s
             done += 1
             if not view.paused:

@@ -157,6 +157,9 @@ class Model:
         self._seen: dict[str, _Seen] = {}
         self._time = 0.0
         self._elapsed = 0.0
+        # Rows that take long to make, by vCPU: the picture is drawn anew at every key.
+        self._registers: dict[int | None, list[RegisterRow]] = {}
+        self._latencies: dict[int | None, list[LatencyRow]] = {}
 
     @property
     def vms(self) -> list[VmSnapshot]:
@@ -177,6 +180,7 @@ class Model:
         """Take what was read at ``time``, seconds."""
         self._elapsed = time - self._time if self._seen else 0.0
         self._time = time
+        self._forget()
         for vm in vms:
             seen = self._seen.get(vm.name)
             if seen is None:
@@ -190,6 +194,11 @@ class Model:
         for seen in self._seen.values():
             seen.base = seen.before = seen.first = seen.now
             seen.begun = self._time
+        self._forget()
+
+    def _forget(self) -> None:
+        self._registers.clear()
+        self._latencies.clear()
 
     # Rows ------------------------------------------------------------------------------------
 
@@ -209,8 +218,19 @@ class Model:
             self._vcpu_row(seen, range(len(seen.now.vcpus)), None) for seen in self._seen.values()
         ]
 
-    def register_rows(self, vcpu: int | None = None) -> list[RegisterRow]:
+    def register_rows(self, vcpu: int | None = None) -> Sequence[RegisterRow]:
         """Each register, operation and path with an access since the reset, of one vCPU or all."""
+        if vcpu not in self._registers:
+            self._registers[vcpu] = self._register_rows(vcpu)
+        return self._registers[vcpu]
+
+    def latency_rows(self, vcpu: int | None = None) -> Sequence[LatencyRow]:
+        """Each kind of latency that has any value, by VM."""
+        if vcpu not in self._latencies:
+            self._latencies[vcpu] = self._latency_rows(vcpu)
+        return self._latencies[vcpu]
+
+    def _register_rows(self, vcpu: int | None) -> list[RegisterRow]:
         rows = []
         for seen in self._seen.values():
             numbers = _numbers(seen.now, vcpu)
@@ -236,8 +256,7 @@ class Model:
                 )
         return rows
 
-    def latency_rows(self, vcpu: int | None = None) -> list[LatencyRow]:
-        """Each kind of latency that has any value, by VM."""
+    def _latency_rows(self, vcpu: int | None) -> list[LatencyRow]:
         rows = []
         for kind in KINDS:
             for seen in self._seen.values():

@@ -24,6 +24,8 @@ _STATUSES = {int(status): status for status in Status}
 GUEST_HEAD = liveview.GUEST_COUNTS
 """Words of a guest's area before its histograms."""
 _EXITS = slice(liveview.HOST_EXITS, liveview.HOST_EXITS + len(EXIT_KEYS))
+_BLOCK = 128
+"""Buckets that are looked at together: most histograms have values in few of the 26 blocks."""
 _PMIS = slice(liveview.HOST_PMI, liveview.HOST_PMI + len(PMI_WORDS))
 
 Buckets = Mapping[int, int]
@@ -174,12 +176,12 @@ def guest_of(words: Sequence[int], histogram: Callable[[int], Sequence[int]]) ->
             continue
         counts = histogram(number)
         assert len(counts) == BUCKETS
-        total = sum(counts)
+        filled = _filled(counts)
+        total = sum(filled.values())
         if total > MOST:
             refused += 1
             continue
-        series[key] = {bucket: count for bucket, count in enumerate(counts) if count}
-        totals[key] = total
+        series[key], totals[key] = filled, total
     return GuestPart(
         timer_ns=checked(liveview.GUEST_TIMER, _LONGEST_NS),
         record_ns=checked(liveview.GUEST_RECORD, _LONGEST_NS),
@@ -191,3 +193,13 @@ def guest_of(words: Sequence[int], histogram: Callable[[int], Sequence[int]]) ->
         series=series,
         counts=totals,
     )
+
+
+def _filled(counts: Sequence[int]) -> Buckets:
+    """The buckets that hold any value."""
+    found: dict[int, int] = {}
+    for first in range(0, BUCKETS, _BLOCK):
+        block = counts[first : first + _BLOCK]
+        if any(block):
+            found |= {bucket: count for bucket, count in enumerate(block, first) if count}
+    return found

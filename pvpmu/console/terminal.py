@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -15,14 +16,14 @@ from types import FrameType
 from pvpmu.console.keys import BACKSPACE, ENTER, ESCAPE
 
 _NAMED = {"\r": ENTER, "\n": ENTER, "\x1b": ESCAPE, "\x7f": BACKSPACE, "\b": BACKSPACE}
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~])")
+"""What arrows and function keys send (ECMA-48's control sequences, and SS3 with its letter)."""
 _MOST_BYTES = 1024
 
 
 def keys_of(raw: bytes) -> list[str]:
-    """Keys in what a terminal sent at once; those of more than one byte (arrows) are none here."""
-    text = raw.decode("utf-8", "ignore")
-    if len(text) > 1 and text[0] == "\x1b":
-        return []
+    """Keys in what a terminal sent, which may be several; arrows and the like are none here."""
+    text = _SEQUENCES.sub("", raw.decode("utf-8", "ignore"))
     return [
         _NAMED.get(letter, letter) for letter in text if letter in _NAMED or letter.isprintable()
     ]

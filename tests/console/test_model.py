@@ -226,3 +226,16 @@ def test_states_have_the_names_of_the_protocol(new_vm: Any) -> None:
         for state in (State.ABSENT, State.TRAP_ONLY, State.FROZEN, State.RUNNING)
     ]
     assert names == ["-", "trap-only", "FROZEN", "RUNNING"]
+
+
+def test_rows_are_made_once_per_reading_and_anew_after_a_reset(new_vm: Any) -> None:
+    model = Model()
+    model.update(1.0, [new_vm(exits=[{CTRL: 5}])])
+    assert model.register_rows() is model.register_rows()
+    assert model.latency_rows() is model.latency_rows()
+    assert model.register_rows(0) is not model.register_rows()
+    before = model.register_rows()
+    model.reset()
+    assert model.register_rows() is not before
+    model.update(2.0, [new_vm(exits=[{CTRL: 7}])])
+    assert [row.total for row in model.register_rows()] == [2]

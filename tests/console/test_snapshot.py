@@ -100,3 +100,13 @@ def test_a_key_of_a_broken_guest_is_passed_over(word: int) -> None:
     words[liveview.GUEST_KEYS] = word
     words[liveview.GUEST_KEYS + 1] = KEY.encode()
     assert set(guest_of(words, lambda _: [1] * BUCKETS).series) == {KEY}
+
+
+def test_values_at_the_ends_of_blocks_are_found() -> None:
+    words = [0] * GUEST_HEAD
+    words[liveview.GUEST_KEYS] = KEY.encode()
+    counts = [0] * BUCKETS
+    expected = {0: 1, 127: 2, 128: 3, 255: 4, 1000: 5, BUCKETS - 129: 6, BUCKETS - 1: 7}
+    for bucket, count in expected.items():
+        counts[bucket] = count
+    assert guest_of(words, lambda _: counts).series == {KEY: expected}

@@ -24,6 +24,9 @@ from pvpmu.console.terminal import Keyboard, keyboard, keys_of
         (b"q", ["q"]), (b"f38\r", ["f", "3", "8", ENTER]), (b"\n", [ENTER]), (b"\x7f", [BACKSPACE]),
         (b"\x1b", [ESCAPE]), (b"\x1b[A", []), (b"\x1bOP", []), (b"\x01\x02", []),
         ("é".encode(), ["é"]), (b"\xff\xfe", []),
+        # Several that waited while the view was held up.
+        (b"\x1bq", [ESCAPE, "q"]), (b"\x1b[Bh\x1b[1;5Co", ["h", "o"]), (b"q\x1b[A", ["q"]),
+        (b"\x1b[15~\x1bOPr", ["r"]),
     ],
 )  # fmt: skip
 def test_bytes_are_keys_or_nothing(raw: bytes, keys: list[str]) -> None:
@@ -89,10 +92,12 @@ def test_a_terminal_that_has_gone_sends_nothing() -> None:
 
 
 class Script:
-    """A keyboard that plays keys, and a clock that goes on by what was waited."""
+    """A keyboard that plays keys, each ``late`` seconds, and a clock that goes on by what was
+    waited."""
 
-    def __init__(self, *steps: str | float) -> None:
+    def __init__(self, *steps: str | float, late: float = 0.0) -> None:
         self.steps = list(steps)
+        self.late = late
         self.now = 0.0
 
     def clock(self) -> float:
@@ -101,6 +106,7 @@ class Script:
     def wait(self, seconds: float) -> list[str]:
         step = self.steps.pop(0)
         if isinstance(step, str):
+            self.now += self.late
             return [step]
         self.now += max(seconds, 0)
         return []
@@ -128,6 +134,20 @@ def test_the_view_is_read_again_at_each_interval_and_drawn_at_each_key(new_vm: A
     watched, drawn = played(new_vm(), 0.5, "h", 0.5, "h", "q")
     assert watched.updates == 1 + 2
     assert [view.help for view in drawn] == [False, False, True, True, False]
+
+
+def test_a_key_that_comes_late_is_answered_before_what_is_shown_is_read(new_vm: Any) -> None:
+    read_at_draw: list[tuple[bool, int]] = []
+    script, watched = Script("h", "q", late=1.0), Watched(new_vm())
+    loop(
+        watched,  # type: ignore[arg-type]
+        script,  # type: ignore[arg-type]
+        lambda view: read_at_draw.append((view.help, watched.updates)),
+        View(0.5),
+        script.clock,
+        None,
+    )
+    assert read_at_draw == [(False, 1), (True, 1), (True, 2)]
 
 
 def test_a_pause_reads_nothing_until_it_ends(new_vm: Any) -> None:
