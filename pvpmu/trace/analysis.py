@@ -108,12 +108,26 @@ class Analysis:
         """NMI handlers among the operations."""
         return sum(number for operation, number in self.operations if operation.kind in HANDLERS)
 
+    @property
+    def implied(self) -> int:
+        """RDPMC exits that the fit finds in the operations and the input cannot show."""
+        fitted = self.fit
+        return fitted.implied or 0 if fitted is not None and fitted.accepted else 0
+
     def avoided(self, answer: Answer) -> Bounds:
         """Exits that a design saves of the trace's."""
         saved = sum(self.attributed.values()) - answer.attributed
         left = sum(self.left_over.values())
         low, high = answer.left_over
         return saved + left - high, saved + left - low + self.unknown_avoidable(answer)
+
+    def remaining(self, answer: Answer) -> Bounds:
+        """Exits of any reason that remain, those that the fit implies among them."""
+        total = self.trace.counts.total + self.implied
+        low, high = (total - avoided for avoided in reversed(self.avoided(answer)))
+        # A fit may explain a few accesses more than there are, and a design avoid those too.
+        least, most = (answer.attributed + left for left in answer.left_over)
+        return max(low, least), max(high, most)
 
     def unknown_avoidable(self, answer: Answer) -> int:
         """MSR exits of unknown registers that a design might save: all, if it saves any."""

@@ -32,6 +32,9 @@ from pvpmu.trace.source import Source
 
 SCHEMA = "pvpmu-whatif/1"
 
+_NATIVE = ("read_msr", "write_msr", "rdpmc")
+"""Events of the kernel's own accesses (arch/x86/include/asm/msr-trace.h)."""
+
 Json = dict[str, Any]
 
 
@@ -205,19 +208,18 @@ def _access(access: Access) -> Json:
 
 
 def _design(analysis: Analysis, answer: Answer, models: Sequence[CostModel]) -> Json:
-    counts = analysis.trace.counts
-    avoided = analysis.avoided(answer)
     low, high = answer.left_over
-    total = counts.total
+    remaining = analysis.remaining(answer)
+    total = analysis.trace.counts.total + analysis.implied
     return {
         "name": answer.design.name,
         "summary": answer.design.summary,
         "attributed": answer.attributed,
         "left_over": [low, high],
         "pmu_exits": [answer.attributed + low, answer.attributed + high],
-        "avoided": list(avoided),
-        "all_exits": [total - avoided[1], total - avoided[0]],
-        "all_exits_share": [_share(total - n, total) for n in reversed(avoided)],
+        "avoided": list(analysis.avoided(answer)),
+        "all_exits": list(remaining),
+        "all_exits_share": [_share(n, total) for n in remaining],
         "operations": {
             kind: {
                 "exits": one.exits,
@@ -301,6 +303,7 @@ def _checks(analysis: Analysis) -> list[Json]:
 def _notes(analysis: Analysis) -> Iterator[str]:
     trace, counts = analysis.trace, analysis.trace.counts
     yield from trace.notes
+    yield from _event_notes(trace.events)
     unlisted = sum(counts.unlisted.values())
     if unlisted:
         by = ", ".join(f"{n:,} {name}" for name, n in counts.unlisted.items() if n)
@@ -314,12 +317,13 @@ def _notes(analysis: Analysis) -> Iterator[str]:
             "than the baseline saves between none and all of them"
         )
     if analysis.pmu and not _rdpmc_visible(analysis):
-        implied = analysis.fit.implied if analysis.fit else None
-        also = f" (the fit implies {implied:,})" if implied else ""
-        yield (
-            "the input has no exits by reason, so that RDPMC cannot be seen: its exits are in no "
-            f"number here{also}"
-        )
+        where = "its exits are in no number here"
+        if analysis.implied:
+            where = (
+                f"the fit implies {analysis.implied:,} exits of it, which are in the numbers of "
+                "the designs and not in those of the trace"
+            )
+        yield f"the input has no exits by reason, so that RDPMC cannot be seen: {where}"
     faults = sum(counts.faults.values())
     if faults:
         yield f"{faults:,} accesses ended in #GP: they exit under any design and are counted apart"
@@ -343,6 +347,22 @@ def _notes(analysis: Analysis) -> Iterator[str]:
         yield (
             f"operations that the model could not play as the trace has them, by design: {named}; "
             "their exits are those of what it did play"
+        )
+
+
+def _event_notes(events: EventReader | None) -> Iterator[str]:
+    if events is None:
+        return
+    if not (events.counts.exits or events.counts.listed):
+        yield (
+            "the input has neither kvm_exit nor kvm_msr events, so that it has no exits: "
+            "record them with -e kvm:kvm_exit -e kvm:kvm_msr"
+        )
+    native = sum(events.events[name] for name in _NATIVE)
+    if native:
+        yield (
+            f"{native:,} events are accesses by the kernel that was traced ({', '.join(_NATIVE)}), "
+            "a guest's for instance: no exits, and in no number here"
         )
 
 
