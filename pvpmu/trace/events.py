@@ -37,6 +37,8 @@ _MAX_PREFIXES = 1 << 16
 _MAX_THREADS = 1 << 12
 _MAX_EVENTS = 1 << 10
 _MAX_BODIES = 1 << 13
+_LONGEST_STAMP = 25
+"""As in eventtext.PREFIX: 12 digits, a point, 12 digits."""
 _REST = -1
 """Stands for the threads beyond those that are followed."""
 _FURTHER = b"(further ones)"
@@ -147,6 +149,9 @@ class EventReader:
                 if found is None:
                     continue
                 thread, stamp, rest = found
+            elif len(stamp) > _LONGEST_STAMP or not stamp.replace(b".", b"", 1).isdigit():
+                self.on_odd(self.lines, line)
+                continue
             name, _, body = rest.partition(b": ")
             event = events.get(name)
             if event is None:
@@ -229,7 +234,8 @@ class EventReader:
         tid = int(found["tid"] or found["pid"])
         thread = self.threads.get(tid)
         if thread is None:
-            thread = self._new_thread(tid, found["comm"].strip())
+            # perf script prints none without -F comm.
+            thread = self._new_thread(tid, (found["comm"] or b"").strip())
         stamp = found["stamp"]
         self.first_stamp = self.first_stamp or stamp
         if line.startswith(prefix + b" " + stamp):

@@ -66,6 +66,23 @@ def read_trace(
     Raises :class:`UsageError` for input that is no trace, or of two formats.
     """
     blocks = source.blocks()
+    try:
+        return _read(source, blocks, wanted, sink_of, on_progress)
+    except UsageError:
+        # Damaged data may unpack to anything; only their end tells.
+        if source.compression and source.size is not None:
+            for _ in blocks:
+                pass
+        raise
+
+
+def _read(
+    source: Source,
+    blocks: Iterator[bytes],
+    wanted: str | None,
+    sink_of: Callable[[Thread], Sink] | None,
+    on_progress: OnProgress | None,
+) -> Trace:
     head: list[bytes] = []
     name = wanted or _detect(source, blocks, head)
     reading = _Events(sink_of) if name == EVENTS else _Table(TABLES[name]())
@@ -208,7 +225,7 @@ _OnUnknown = Callable[[int, bytes], None]
 
 
 class _Events:
-    """Feeds event lines."""
+    """Feeds event lines. ``data``: whether any was understood, once it is finished."""
 
     def __init__(self, sink_of: Callable[[Thread], Sink] | None) -> None:
         self._reader = EventReader(sink_of)
@@ -219,7 +236,7 @@ class _Events:
 
     @property
     def data(self) -> bool:
-        return bool(self._reader.styles)
+        return bool(self._reader.events)
 
     def feed(self, block: bytes, on_unknown: _OnUnknown) -> None:
         reader = self._reader

@@ -132,6 +132,13 @@ def test_mistakes_are_one_line_with_status_2(args: tuple[str, ...], says: str, c
         (b"x" * 100_000, "line 1 is longer than 16,384 bytes"),
         (gzip.compress(Path(MAIL).read_bytes())[:-4] + b"\0\0\0\0", "gzip data is damaged"),
         (Path(MAIL).read_bytes() + (DATA / "kvmexit.txt").read_bytes(), "lines of two formats"),
+        # What damaged data unpack to is not worth a word.
+        (
+            gzip.compress(Path(MAIL).read_bytes() + (DATA / "kvmexit.txt").read_bytes())[:-8]
+            + bytes(8),
+            "gzip data is damaged",
+        ),
+        (b" CPU 0/KVM-1 [000] 5.000001: kvm_msr: what?\n", "no line of format events in 1 lines"),
     ],
 )
 @pytest.mark.parametrize("command", ["whatif", "replay"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -256,3 +257,34 @@ def test_many_threads_values_and_names_are_bounded(
     assert reader.counts.msr == {(WRITE, 0x38F): 40}
     assert reader.ignored_threads
     assert len(reader.threads) == 5
+
+
+def test_a_line_without_a_command_is_an_event(events_of: EventsOf) -> None:
+    reader = events_of(b"     4242 [000]   828.315862: kvm:kvm_exit: vcpu 3 reason RDPMC rip 0x1\n")
+    (thread,) = reader.threads.values()
+    assert (thread.tid, thread.comm, thread.vcpu) == (4242, "", 3)
+    assert reader.counts.exits == {"RDPMC": 1}
+
+
+@pytest.mark.parametrize("stamp", ["951.0097]0", "951.00.1", "x", "9" * 5000, "951.-1"])
+def test_a_line_whose_time_is_none_is_not_understood(stamp: str) -> None:
+    body = "kvm_exit: vcpu 0 reason RDPMC rip 0x1\n"
+    damaged = AT.replace("951.009747", stamp) + body
+    reader, odd = odd_lines((AT + body + damaged).encode())
+    assert odd == [2]
+    assert reader.counts.exits == {"RDPMC": 1}
+    assert reader.duration_ns == 0
+
+
+@pytest.mark.parametrize("name", ["tracecmd_report_R_real.txt", "perf_script_synthetic.txt"])
+def test_damaged_lines_are_read_or_told(name: str, sample: Sample) -> None:
+    rng = random.Random(5)
+    pieces = [b"0", b": ", b"9" * 20, b"\n", b"kvm_exit: ", b"kvm_msr: ", b"\xff", b"]"]
+    for _ in range(150):
+        text = bytearray(sample(name)[:3000])
+        for _ in range(rng.randint(1, 12)):
+            at = rng.randrange(len(text))
+            text[at : at + rng.randint(0, 8)] = rng.choice(pieces)
+        reader, odd = odd_lines(bytes(text))
+        assert reader.duration_ns >= 0
+        assert len(odd) + sum(reader.events.values()) <= reader.lines
