@@ -88,7 +88,7 @@ class Program(Protocol):
 class Vcpu:
     """One guest CPU.
 
-    ``slot``: the exit slot's window. ``cross``: hand over to the host and wait for VM-entry.
+    ``slot``: the exit slot's words. ``cross``: hand over to the host and wait for VM-entry.
     ``skid``: cycles from overflow to PMI. ``latency``: cycles from injection to the handler's
     first access. ``tail``: cycles from the handler's last access to IRET. ``refusals``: COMMITs
     that the host refused at first.
@@ -102,9 +102,9 @@ class Vcpu:
     # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
     __slots__ = (
         "__dict__",
+        "_bare_cross",
         "_cross",
         "_flags",
-        "_follow",
         "_in_service",
         "_irq_window",
         "_kernel",
@@ -140,7 +140,7 @@ class Vcpu:
         tail: Cycles = 0,
     ) -> None:
         self._slot = slot
-        self._cross = cross
+        self._cross = self._bare_cross = cross
         self._skid = skid
         self._latency = latency
         self._tail = tail
@@ -157,7 +157,6 @@ class Vcpu:
         self.trapped = Trapped(self)
         self._page_register = msr.PV_PAGE
         self.seam = Seam(self)
-        self._follow: Callable[[], None] | None = None
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
         self.on_injection: Callable[[], None] = _unhandled
@@ -186,16 +185,15 @@ class Vcpu:
         slot[_VALUE] = value
         slot[_REQUEST] = request
         # A callable that an instance holds is called fastest as a local.
-        cross, follow = self._cross, self._follow
+        cross = self._cross
         cross()
-        if follow is not None:
-            follow()
         reply = slot[_REPLY]
+        if not reply:
+            return slot[_RESULT]
         result = slot[_RESULT]
-        if reply:
-            self._entered_with(reply)
-            if reply & _FAULT_GP:
-                raise self._fault(reason & exits.REASON_MASK, address, value)
+        self._entered_with(reply)
+        if reply & _FAULT_GP:
+            raise self._fault(reason & exits.REASON_MASK, address, value)
         return result
 
     def _ask_silicon(self, what: int, address: int = 0, value: int = 0) -> int:
@@ -291,7 +289,7 @@ class Vcpu:
         if words[page.VERSION] != page.PAGE_VERSION:
             return False
         seam = self.seam
-        self._follow = seam.entered
+        self._cross = _then(self._bare_cross, seam.entered)
         seam.attach(
             _page_of(guest or GuestDesign())(
                 words,
@@ -329,7 +327,7 @@ class Vcpu:
 
     def forget_page(self) -> None:
         """The page is gone (unregistered, or a vCPU reset): everything traps."""
-        self._follow = None
+        self._cross = self._bare_cross
         self.seam.detach()
 
     def _entered_with(self, reply: int) -> None:
@@ -500,6 +498,14 @@ def _page_of(guest: GuestDesign) -> Callable[..., GuestPage]:
     if guest.keeps_protocol:
         return GuestPage
     return partial(ReloadPage if guest.reload else DesignedPage, guest=guest)
+
+
+def _then(first: Callable[[], object], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _unhandled() -> None:

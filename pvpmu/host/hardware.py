@@ -101,13 +101,6 @@ class PhysicalPmu:
         self.status = 0
         self.version = version
 
-    def live(self) -> list[int]:
-        """Descriptor, then distance to overflow (counts), of each started counter."""
-        live: list[int] = []
-        for counter in self.started:
-            live += counter.descriptor, counter.left
-        return live
-
     @staticmethod
     def program(counter: Counter, kind: int, modes: int, *, host: bool) -> None:
         """Let ``counter``, which is stopped, count ``kind`` from its next start on.

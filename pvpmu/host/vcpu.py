@@ -536,11 +536,13 @@ class HostVcpu(PageRegistrar):
             self.page.note_pmi()
 
     def _publish_live(self) -> None:
-        slot, hardware = self._slot, self.hardware
-        live = hardware.live()
-        slot[_LIVE_COUNT] = len(live) // 2
-        if live:
-            store_words(slot, _LIVE_AT, live)
+        # Word by word: they are few, and to make something that is copied at once costs as much.
+        slot, hardware, at = self._slot, self.hardware, _LIVE_AT
+        for counter in hardware.started:
+            slot[at] = counter.descriptor
+            slot[at + 1] = counter.left
+            at += 2
+        slot[_LIVE_COUNT] = (at - _LIVE_AT) // 2
         self._live_version = slot[_LIVE_VERSION] = hardware.version
 
     def _tell_work(self) -> None:

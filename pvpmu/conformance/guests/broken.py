@@ -124,7 +124,7 @@ def _keeps_page(self: Any) -> None:
 
 
 def _lets_go_late(self: Any) -> None:
-    self._follow = None
+    self._cross = self._bare_cross
     self.exit(exits.ExitReason.MSR_WRITE, self._page_register, 0)
     self.forget_page()
 
