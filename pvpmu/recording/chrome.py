@@ -53,9 +53,13 @@ class _Vcpu:
 
 
 class ChromeTrace:
-    """Makes events of records, which come in order of time."""
+    """Makes events of records, which come in order of time.
 
-    def __init__(self) -> None:
+    ``arrows``: whether handlers may come, which PMIs lead to; without a guest's records none do.
+    """
+
+    def __init__(self, *, arrows: bool = True) -> None:
+        self._arrows = arrows
         self._processes: dict[str, int] = {}
         self._named: set[int] = set()
         self._vcpus: dict[tuple[str, int], _Vcpu] = {}
@@ -118,7 +122,7 @@ class ChromeTrace:
     def _pmi(self, vcpu: _Vcpu, record: Record) -> Iterator[Event]:
         name = f"PMI {names.pmi_name(record.code)}"
         yield from self._instant(vcpu, _Track.HOST, name, "pmi", record)
-        if record.code == Pmi.RAISED:
+        if record.code == Pmi.RAISED and self._arrows:
             self._flows += 1
             vcpu.raised.append(self._flows)
             yield self._flow(vcpu, _Track.HOST, "s", self._flows, record)
@@ -272,11 +276,13 @@ class ChromeTrace:
 _LASTING = (Kind.PERF_CALL, Kind.ACCESS, Kind.HANDLER_EXIT, Kind.OPERATION)
 
 
-def chrome(records: Iterable[tuple[Stream, Record]], about: dict[str, Any]) -> Iterator[str]:
+def chrome(
+    records: Iterable[tuple[Stream, Record]], about: dict[str, Any], *, arrows: bool = True
+) -> Iterator[str]:
     """The JSON text in pieces, an event a line; ``about``: what it says of where it comes from."""
     yield '{"displayTimeUnit":"ns","otherData":' + _json(about) + ',"traceEvents":[\n'
     separator = ""
-    for event in ChromeTrace().events(records):
+    for event in ChromeTrace(arrows=arrows).events(records):
         yield separator + _json(event)
         separator = ",\n"
     yield "\n]}\n"

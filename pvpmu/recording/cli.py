@@ -201,6 +201,7 @@ def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chose
         )
     if args.elf is not None and (args.format, args.side) != ("perf.data", "guest"):
         raise UsageError("--elf: needs --format perf.data --side guest, whose samples it is for")
+    _check_vcpus(args, streams)
     side = args.side or ("host" if args.format in _OF_ONE_SIDE else None)
     wanted = [
         stream
@@ -226,6 +227,20 @@ def _choose(args: argparse.Namespace, recordings: Sequence[Recording]) -> _Chose
             if _same(elf, other):
                 raise UsageError(f"--elf {elf}: is {other}, which it would overwrite")
     return _Chosen(wanted, args.all, sections, shlex.join(["pvpmu", *args.argv]), elf)
+
+
+def _check_vcpus(args: argparse.Namespace, streams: Sequence[Stream]) -> None:
+    vcpus = {stream.vcpu for stream in streams if args.design in (None, stream.design)}
+    missing = sorted(set(args.vcpu or ()) - vcpus)
+    if missing and vcpus:
+        raise UsageError(
+            f"no vCPU {_listed(missing)} in {', '.join(args.file)}; recorded: "
+            f"{_listed(sorted(vcpus))}"
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 @contextlib.contextmanager
@@ -315,7 +330,8 @@ def _perf_script(chosen: _Chosen, side: str, out: BinaryIO) -> None:
 
 
 def _chrome(chosen: _Chosen, _side: str, out: BinaryIO) -> None:
-    _text(chrome(chosen.records(), {"sections": chosen.sections}), out)
+    arrows = any(stream.side == "guest" for stream in chosen.streams)
+    _text(chrome(chosen.records(), {"sections": chosen.sections}, arrows=arrows), out)
 
 
 def _jsonl(chosen: _Chosen, _side: str, out: BinaryIO) -> None:

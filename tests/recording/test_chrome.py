@@ -139,6 +139,14 @@ def record(wall: int, kind: int, code: int = 0, flags: int = 0, b: int = 0) -> A
     return HOST, record_of((wall, 0, 0, head_of(kind, code, flags), 0, b))
 
 
+def test_without_a_guest_no_arrow_begins_that_has_no_end(page_run: Any) -> None:
+    with page_run.open() as recording:
+        host = [stream for stream in recording.streams if stream.side == "host"]
+        events = list(ChromeTrace(arrows=False).events(merged(host)))
+    assert any(event["name"] == "PMI raised" for event in events)
+    assert not any(event["ph"] in "sf" for event in events)
+
+
 def test_what_is_open_at_the_end_is_closed_there() -> None:
     made = list(
         ChromeTrace().events(

@@ -140,7 +140,8 @@ def test_a_hosts_and_a_guests_recording_are_put_together(
     [
         (("--format", "jsonl", "--elf", "x"), "--elf: needs --format perf.data --side guest"),
         (("--format", "ftrace", "--design", "moon"), "no design 'moon' in"),
-        (("--format", "jsonl", "--vcpu", "9"), "no records of what was asked for"),
+        (("--format", "jsonl", "--vcpu", "9"), "no vCPU 9 in"),
+        (("--format", "ftrace", "--vcpu", "0", "--vcpu", "7"), "no vCPU 7 in"),
         (("--format", "ftrace", "-o", "/nowhere/out"), "cannot be written"),
         (("--format", "moon"), "invalid choice: 'moon'"),
     ],
