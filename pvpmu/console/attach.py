@@ -85,6 +85,7 @@ class Attached(Closing):
             guest=words[liveview.VM_GUEST],
             used=min(words[liveview.VM_GUEST_VCPUS], self._vcpus) or self._vcpus,
             vcpus=vcpus,
+            wants=bool(words[liveview.VM_WANTS]),
         )
 
     def close(self) -> None:
@@ -123,8 +124,10 @@ class Attached(Closing):
 def _nothing_there(name: str, why: str) -> str:
     if "No such file" not in why:
         return f"the host of {name!r} cannot be read: {why}"
-    if name in unpublished():
+    unseen = unpublished()
+    if name in unseen:
         return f"the host of {name!r} publishes nothing for the view (--no-publish)"
-    names = running()
-    known = f"running: {', '.join(names)}" if names else "none is running"
-    return f"no host of {name!r}; {known}"
+    known = [f"running: {', '.join(names)}"] if (names := running()) else []
+    if unseen:
+        known.append(f"not published: {', '.join(unseen)}")
+    return f"no host of {name!r}; {'; '.join(known) or 'none is running'}"

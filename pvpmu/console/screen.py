@@ -139,7 +139,7 @@ def _latencies(model: Model, view: View, width: int, letters: str, *, tall: bool
             lines += _latency(row, cut(f"{names[row.vm]}{row.kind}", label), shape)
     if tall or not rows:
         lines += _rates(model.rate_rows(view.vcpu), names, label, width, letters)
-    if not any(vm.records for vm in model.vms):
+    if not any(vm.records or vm.wants for vm in model.vms):
         lines.append(Line(_HINT, "dim"))
     return lines
 

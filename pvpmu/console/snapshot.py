@@ -66,7 +66,8 @@ class VcpuSnapshot:
 class VmSnapshot:
     """One VM. ``lives``: whether its host does. ``guest``: its process id, 0 before it came.
 
-    ``used``: how many of its vCPUs the guest uses, the first ones; all before it came.
+    ``used``: how many of its vCPUs the guest uses, the first ones; all before it came. ``wants``:
+    whether the host asks it to record latencies.
     """
 
     name: str
@@ -76,6 +77,7 @@ class VmSnapshot:
     guest: int
     used: int
     vcpus: Sequence[VcpuSnapshot]
+    wants: bool = False
 
     @property
     def records(self) -> bool:

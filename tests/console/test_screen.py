@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -112,6 +113,11 @@ def test_without_latencies_rates_and_a_hint_take_their_place(new_vm: Any) -> Non
     assert "exits/s" in text
     recording = picture(model_of(new_vm(series=[{}])), View(0.5), 80, 24, BLOCKS).plain
     assert "with --live" not in recording
+
+
+def test_a_host_that_asks_for_latencies_needs_no_hint_while_it_waits(new_vm: Any) -> None:
+    waiting = replace(new_vm(status=Status.WAITING), wants=True)
+    assert "with --live" not in picture(model_of(waiting), View(0.5), 80, 24, BLOCKS).plain
 
 
 def test_the_end_of_a_host_is_said_and_its_numbers_stay(new_vm: Any) -> None:
