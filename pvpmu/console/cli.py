@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -258,12 +259,14 @@ def _csv_writer(watch: Watch, view: View) -> Callable[[], None]:
 
 def _lines_writer(watch: Watch, view: View) -> Callable[[], None]:
     done = 0
+    terminal = sys.stdout.isatty()
 
     def write() -> None:
         nonlocal done
         titled = not done % lines.REPEAT
         clock = time.strftime("%H:%M:%S")
-        print("\n".join(lines.update(watch.model, view, clock, titled=titled)))
+        width = shutil.get_terminal_size().columns if terminal else lines.ENDLESS
+        print("\n".join(lines.update(watch.model, view, clock, titled=titled, width=width)))
         sys.stdout.flush()
         done += 1
 

@@ -15,8 +15,11 @@ REPEAT = 20
 _WIDTH = 132
 _STATES = len("FROZEN/RUNNING/trap-only")
 """Of vCPUs that differ: wide enough that the columns of lines to come stay where they are."""
-_NARROW = 1000
+ENDLESS = 1000
 """No terminal: lines may be as long as they are."""
+_NAME, _SHORT_NAME = 10, 8
+_LONG = 152
+"""The width of a line with everything."""
 
 
 def report(model: Model, view: View) -> list[str]:
@@ -30,26 +33,31 @@ def report(model: Model, view: View) -> list[str]:
         total_table(model.totals(), _WIDTH),
     ):
         if table.rows:
-            lines += ["", *fit(table.columns, table.rows, _NARROW)]
+            lines += ["", *fit(table.columns, table.rows, ENDLESS)]
     return lines
 
 
-def update(model: Model, view: View, clock: str, *, titled: bool) -> list[str]:
+def update(
+    model: Model, view: View, clock: str, *, titled: bool, width: int = ENDLESS
+) -> list[str]:
     """A line for each VM: rates, and p50 of each kind of latency. ``clock``: the time of day.
 
-    The view's choice of a vCPU is that of the latencies, as everywhere.
+    The view's choice of a vCPU is that of the latencies, as everywhere. ``width``: of a terminal,
+    where lines that are too long have fewer columns.
     """
+    long = width >= _LONG
     columns = [
         Column("time", 8, text=True),
-        Column("vm", 10, text=True),
-        Column("design", 10, text=True),
-        Column("state", _STATES, text=True),
+        Column("vm", _NAME if long else _SHORT_NAME, text=True),
+        Column("design", _NAME, text=True),
+        Column("state", _STATES if long else _NAME, text=True),
         Column("PMIs/s", 7),
         Column("exits/s", 7),
         Column("avoid/s", 7),
-        *(Column(f"{kind} p50", 10) for kind in KINDS),
-        Column("exits", 11),
-        Column("avoided", 11),
+        # The handler's is the one to keep.
+        *(Column(f"{kind} p50", 10, keep=5 - at) for at, kind in enumerate(KINDS)),
+        Column("exits", 11, keep=6),
+        Column("avoided", 11, keep=7),
     ]
     latencies = {(row.vm, row.kind): row for row in model.latency_rows(view.vcpu)}
     vcpus = model.vcpu_rows()
@@ -70,7 +78,7 @@ def update(model: Model, view: View, clock: str, *, titled: bool) -> list[str]:
                 units.NOTHING if total.avoided is None else units.count(total.avoided),
             ]
         )
-    title, *lines = fit(columns, rows, _NARROW)
+    title, *lines = fit(columns, rows, width)
     return [title, *lines] if titled else lines
 
 

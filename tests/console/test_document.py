@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pvpmu.console.lines import report, update
 from pvpmu.console.model import Model
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import bucket_of, value_of
-from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, Key
+from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, Key, State
 
 CTRL = Key(ExitReason.MSR_WRITE, 0x38F, AccessPath.COMMIT)
 STATUS = Key(ExitReason.MSR_READ, 0x38E, AccessPath.PAGE)
@@ -92,6 +93,24 @@ def test_an_update_is_a_line_for_each_vm_under_a_title(model: Model) -> None:
     assert line.split()[:7] == ["12:00:01", "vm0", "page", "RUNNING", "2", "4", "20"]
     assert line.split()[7:] == ["180ns", "8.99us", "8.99us", "8", "40"]
     assert update(model, View(1.0), "12:00:01", titled=False) == [line]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 151, 152, 1000])
+def test_an_update_keeps_to_the_terminal_and_its_columns_to_their_places(
+    new_vm: Any, width: int
+) -> None:
+    places = set()
+    for states in ({0: State.RUNNING}, {0: State.FROZEN, 1: State.RUNNING, 2: State.TRAP_ONLY}):
+        vm = new_vm(exits=[{CTRL: 4}] * 3)
+        vcpus = [replace(each, state=states.get(each.number, State.RUNNING)) for each in vm.vcpus]
+        made = Model()
+        made.update(1.0, [replace(vm, vcpus=vcpus)])
+        title, line = update(made, View(1.0), "12:00:01", titled=True, width=width)
+        assert max(len(title), len(line)) <= width
+        assert "PMI handler p50" in title
+        assert ("avoided" in title) == (width > 100)
+        places.add(title.index("PMIs/s"))
+    assert len(places) == 1
 
 
 def test_an_update_of_a_vm_without_latencies_has_signs_in_their_place(new_vm: Any) -> None:
