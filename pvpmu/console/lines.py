@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pvpmu.console import units
-from pvpmu.console.grid import Column, fit
+from pvpmu.console.grid import Column, cut, fit
 from pvpmu.console.keys import View
 from pvpmu.console.model import KINDS, LatencyRow, Model
 from pvpmu.console.tables import Table, arranged, register_table, total_table, vcpu_table
@@ -46,11 +46,12 @@ def update(
     where lines that are too long have fewer columns.
     """
     long = width >= _LONG
+    state_width = _STATES if long else _NAME
     columns = [
         Column("time", 8, text=True),
         Column("vm", _NAME if long else _SHORT_NAME, text=True),
         Column("design", _NAME, text=True),
-        Column("state", _STATES if long else _NAME, text=True),
+        Column("state", state_width, text=True),
         Column("PMIs/s", 7),
         Column("exits/s", 7),
         Column("avoid/s", 7),
@@ -69,7 +70,7 @@ def update(
                 clock,
                 vm.name,
                 vm.design,
-                "/".join(sorted(states)),
+                cut("/".join(sorted(states)), state_width),
                 units.short_count(total.pmi_rate),
                 units.short_count(total.exit_rate),
                 units.short_count(total.avoided_rate),
