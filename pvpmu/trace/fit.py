@@ -55,7 +55,7 @@ class Fit:
     ``driver``: the generation that fits best. ``unknowns``: handlers, acks, spurious, sched_in,
     sched_out, ticks, second_bits. ``overflows``: by counter (global index). ``operations``: how
     often each of the driver's came. ``implied``: RDPMC exits that the model implies where the
-    input has none, else None.
+    input counts no exits by reason, else None.
     """
 
     reason: str = ""
@@ -74,7 +74,8 @@ class Fit:
 
 def fit(counts: Counts) -> Fit:
     """Explain the PMU accesses of one input by the driver's operations."""
-    table = _Table.of(counts.pmu)
+    # Exits by reason with no RDPMC among them say that there was none.
+    table = _Table.of(counts.pmu, counts.rdpmc if counts.exits else None)
     if table.missing:
         return Fit(reason=f"the table has no {', '.join(table.missing)}")
     if len(table.gp) > MOST_GP:
@@ -89,7 +90,8 @@ def fit(counts: Counts) -> Fit:
             if found is not None and (best is None or _badness(found) < _badness(best)):
                 best = found
     if best is None:
-        return Fit(reason="no number of operations is consistent with the table")
+        none = ", which counts exits and no RDPMC" if table.rdpmc == 0 else ""
+        return Fit(reason=f"no number of operations is consistent with the table{none}")
     residual, total = _badness(best), sum(row.counted for row in best.rows)
     if residual > _ACCEPTED * total:
         best.reason = (
@@ -105,7 +107,7 @@ class _Table:
     """The rows.
 
     ``gp``: the GP counters in use; ``legacy``: those written by their legacy names; ``fixed``: the
-    fixed counters in use; ``rdpmc``: RDPMC exits, None if the input has none.
+    fixed counters in use; ``rdpmc``: RDPMC exits, None if the input does not count exits.
     """
 
     pmu: Counter[Access]
@@ -115,7 +117,7 @@ class _Table:
     rdpmc: int | None
 
     @classmethod
-    def of(cls, pmu: Counter[Access]) -> _Table:
+    def of(cls, pmu: Counter[Access], rdpmc: int | None) -> _Table:
         """Take the rows of one input."""
         used: dict[Role, set[int]] = {role: set() for role in COUNTER_ROLES}
         for op, address in pmu:
@@ -136,7 +138,7 @@ class _Table:
             tuple(sorted(used[Role.PERFCTR] | used[Role.PMC])),
             frozenset(legacy),
             tuple(sorted(used[Role.FIXED_CTR])),
-            rows[_RDPMC] or None,
+            rdpmc,
         )
 
     @property

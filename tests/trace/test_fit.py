@@ -48,6 +48,15 @@ def test_without_rdpmc_the_table_of_perf_gives_the_same_and_implies_it(
     assert {row.access: row.residual for row in found.rows if row.residual} == {(WRITE, 0x38F): 2}
 
 
+def test_exits_without_rdpmc_are_not_those_of_a_driver_that_reads_counters_by_it(
+    reading: Reading, sample: Sample
+) -> None:
+    lines = sample("mail_2021.txt").splitlines(keepends=True)
+    found = fit(reading(b"".join(line for line in lines if b"RDPMC" not in line)).counts)
+    assert not found.accepted
+    assert "which counts exits and no RDPMC" in found.reason
+
+
 def table(
     gp: int,
     fixed: tuple[int, ...],
