@@ -22,7 +22,7 @@ from pvpmu.cost.model import CostModel
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import model_named, models_named
 from pvpmu.guest.scenario import Scenario, load_scenario, scenario_names
-from pvpmu.host.linuxvcpu import PERFS, check_perf
+from pvpmu.host.perfs import PERFS, check_perf
 from pvpmu.recording.options import add_record_options, record_to
 from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report

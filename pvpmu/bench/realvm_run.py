@@ -12,7 +12,7 @@ from pvpmu.bench.recorded import tell
 from pvpmu.cost.shelf import DEFAULT as DEFAULT_COST
 from pvpmu.cost.shelf import models_named
 from pvpmu.guest.scenario import load_scenario
-from pvpmu.host.linuxvcpu import check_perf
+from pvpmu.host.perfs import check_perf
 from pvpmu.recording.options import record_to
 from pvpmu.shared.design import ALL, Design, designs_named
 from pvpmu.shared.errors import UsageError

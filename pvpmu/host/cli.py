@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from pvpmu.host.linuxvcpu import PERFS, check_perf
+from pvpmu.host.perfs import PERFS, check_perf
 from pvpmu.host.server import HostConfig, serve
 from pvpmu.recording.file import Outcome, RecordingFile
 from pvpmu.recording.options import add_record_options, record_to, warn

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from pvpmu.host.perf import PerfContext
 from pvpmu.host.perf_mirrored import MirroredContext, MixedContext
-from pvpmu.host.perf_sources import Sources, sources_here, why_not
+from pvpmu.host.perf_sources import Sources, sources_here
 from pvpmu.host.vcpu import HostVcpu
-from pvpmu.shared.design import Design
-from pvpmu.shared.errors import ResourceError, UsageError
 from pvpmu.shared.events import MODELLED
 from pvpmu.shared.exits import Control
 from pvpmu.shared.tally import HANDLER
@@ -70,36 +67,3 @@ class LinuxVcpu(TimedVcpu):
     def _exception_nmi(self, address: int) -> int:
         self.take_overflows(in_guest=True)
         return super()._exception_nmi(address)
-
-
-PERFS = ("model", "linux")
-"""Whose perf the host's is."""
-
-
-def check_perf(perf: str, designs: Iterable[Design], *, recorded: bool = False) -> None:
-    """Refuse what cannot be had: designs by name, a recording, or the kernel's events altogether.
-
-    Raises :class:`UsageError`, :class:`ResourceError`. The model can be had always.
-    """
-    if perf == "model":
-        return
-    for design in designs:
-        refuse_for_linux(design)
-    if recorded:
-        raise UsageError("--record: not with --perf linux, whose calls take their own time")
-    reason = why_not()
-    if reason is not None:
-        raise ResourceError(reason)
-
-
-def refuse_for_linux(design: Design) -> None:
-    """Raise :class:`UsageError` for a design whose host needs what only a kernel can do."""
-    reason = None
-    if design.vpmu == "mediated":
-        reason = "its host has no events"
-    elif design.host_freeze == "entry-mask":
-        reason = "its host leaves counters off at VM-entry, which only a kernel can"
-    elif design.shares_lock:
-        reason = "its host takes the context's lock once per exit, which no system call can"
-    if reason is not None:
-        raise UsageError(f"design {design.name} cannot have --perf linux: {reason}")

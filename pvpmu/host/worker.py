@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from pvpmu.host.linuxvcpu import MirroringVcpu
 from pvpmu.host.liveview import HostLive, publishing
 from pvpmu.host.stats import HostStats
 from pvpmu.host.testport import TestPort
@@ -88,6 +87,8 @@ def _vcpu(boot: HostBoot, slot: memoryview[int], memory: memoryview[int]) -> Hos
     """The vCPU, recorded if there is a ring to record to."""
     shape = boot.design, boot.cpuid, boot.profile, boot.load
     if boot.perf == "linux":
+        from pvpmu.host.linuxvcpu import MirroringVcpu  # noqa: PLC0415 (what the model needs not)
+
         return MirroringVcpu(slot, memory, *shape, missing=boot.missing_events)
     tracer = tracer_of(boot.handoff)
     if tracer is None:

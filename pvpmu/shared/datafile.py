@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,8 @@ _STEP = re.compile(r"\.(?P<key>[A-Za-z0-9_-]+)|\[(?P<index>\d+|\.\.\.)\]")
 
 def shipped_names(folder: str) -> list[str]:
     """The TOML files of a folder of the package, without their ending, sorted."""
+    from importlib import resources  # noqa: PLC0415 (a worker reads no file)
+
     entries = (resources.files("pvpmu") / folder).iterdir()
     return sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".toml"))
 
@@ -30,6 +30,8 @@ def data_text(name: str, *, folder: str, what: str) -> tuple[str, str]:
     ``what`` the folder holds, in one word. Raises :class:`UsageError`, naming those that exist.
     """
     if name in shipped_names(folder):
+        from importlib import resources  # noqa: PLC0415 (a worker reads no file)
+
         return (resources.files("pvpmu") / folder / f"{name}.toml").read_text("utf-8"), (
             f"{what} {name}"
         )
@@ -52,6 +54,8 @@ def load_toml(text: str, *, source: str, kind: type[_T]) -> _T:
 
     ``source`` names the file in messages. Raises :class:`UsageError`.
     """
+    import tomllib  # noqa: PLC0415 (a worker reads no file)
+
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

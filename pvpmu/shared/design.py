@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
+
+import msgspec
 
 from pvpmu.shared.datafile import data_text, load_toml, shipped_names
 from pvpmu.shared.errors import UsageError
@@ -144,7 +145,8 @@ class Design:
         if self.vpmu == "mediated":
             for name, only in _MEDIATED.items():
                 if getattr(self, name) != only:
-                    raise ValueError(f'vpmu = "mediated" needs {name} = {json.dumps(only)}')
+                    shown = msgspec.json.encode(only).decode()
+                    raise ValueError(f'vpmu = "mediated" needs {name} = {shown}')
         if not self.equivalent and not self.differences:
             raise ValueError("equivalent = false needs differences: what a guest may see")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pvpmu.host.linuxvcpu import check_perf
 from pvpmu.host.perf_sources import sources_here
+from pvpmu.host.perfs import check_perf
 from pvpmu.recording.file import Outcome, RecordingFile
 from pvpmu.recording.options import RecordTo
 from pvpmu.shared.errors import PeerError

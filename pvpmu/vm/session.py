@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from pvpmu.host.linuxvcpu import refuse_for_linux
 from pvpmu.host.liveview import VmLive
+from pvpmu.host.perfs import refuse_for_linux
 from pvpmu.recording.file import RecordingFile
 from pvpmu.shared import liveview, memory
 from pvpmu.shared.cpuid import PmuCpuid

@@ -9,10 +9,11 @@ import pytest
 
 from pvpmu.host import perf_linux, perf_open
 from pvpmu.host.hardware import PhysicalPmu
-from pvpmu.host.linuxvcpu import LinuxVcpu, MirroringVcpu, TimedVcpu, refuse_for_linux
+from pvpmu.host.linuxvcpu import LinuxVcpu, MirroringVcpu, TimedVcpu
 from pvpmu.host.perf import Attr
 from pvpmu.host.perf_linux import LinuxContext, group_times
 from pvpmu.host.perf_sources import sources_here
+from pvpmu.host.perfs import refuse_for_linux
 from pvpmu.host.vcpu import HostVcpu
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
