@@ -139,6 +139,7 @@ def _whatif(args: argparse.Namespace) -> int:
     if picture is not None:
         plot.check(picture)
         writable(picture)
+    _keep(args.file, target, picture)
     with open_source(args.file) as source, _progress(Console(stderr=True), source) as progress:
         trace = read_trace(source, wanted=args.format, on_progress=progress)
     answer = document(source, analyse(trace, designs, baseline), models)
@@ -156,6 +157,7 @@ def _replay(args: argparse.Namespace) -> int:
 
     designs = designs_named(args.design or _REPLAYED)
     target = _target(args.json)
+    _keep(args.file, target)
     cpuid = PmuCpuid()
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="pvpmu-replay-") as folder:
@@ -193,6 +195,14 @@ def _width(designs: int) -> int:
 def _target(given: str | None) -> Path | None:
     """The file that ``--json`` names; None for none, or for standard output."""
     return None if given is None or given == "-" else writable(Path(given))
+
+
+def _keep(trace: str, *targets: Path | None) -> None:
+    """Refuse to write over the trace."""
+    for target in targets:
+        there = target is not None and target.exists() and Path(trace).exists()
+        if target is not None and there and target.samefile(trace):
+            raise UsageError(f"{target}: is the trace itself, which it would overwrite")
 
 
 def _write(given: str | None, target: Path | None, result: dict[str, Any]) -> bool:

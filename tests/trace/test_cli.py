@@ -150,6 +150,18 @@ def test_bad_input_is_one_line_with_status_2(
     assert says in refused(capsys, command, str(path))
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [("whatif", "--json"), ("whatif", "--plot"), ("replay", "--json")]
+)
+def test_the_trace_is_not_written_over(
+    command: str, option: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "trace.svg"
+    path.write_bytes(Path(MAIL).read_bytes())
+    assert "is the trace itself" in refused(capsys, command, str(path), option, str(path))
+    assert path.read_bytes() == Path(MAIL).read_bytes()
+
+
 def test_a_bar_is_drawn_on_a_terminal_only(
     capsys: Any, monkeypatch: pytest.MonkeyPatch, trace: str
 ) -> None:
