@@ -145,7 +145,7 @@ def _bench(args: argparse.Namespace) -> int:
         clock=time.perf_counter_ns,
         charge=_charge(args.charge, scenario),
         driver=args.driver,
-        record_to=record_to(args),
+        record_to=record_to(args, args.json),
         live=args.live,
         perf=args.perf,
     )

@@ -87,7 +87,7 @@ def bench_real(args: argparse.Namespace) -> int:
         turns=_TURNS * args.runs,
         cpl=args.cpl or "auto",
         pin=args.pin,
-        record_to=record_to(args),
+        record_to=record_to(args, args.json),
         live=args.live,
     )
     with (

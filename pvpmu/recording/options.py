@@ -10,6 +10,7 @@ from typing import Any
 
 from pvpmu.recording.file import RING_RECORDS, Outcome, RecordingFile, ring_records
 from pvpmu.recording.format import RECORD_BYTES
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.process import at_least_one, writable
 
 _MIB = 1 << 20
@@ -51,11 +52,18 @@ def add_record_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def record_to(args: argparse.Namespace) -> RecordTo | None:
-    """What the options ask for; raises :class:`UsageError` for a file that cannot be written."""
+def record_to(args: argparse.Namespace, result: str | None = None) -> RecordTo | None:
+    """What the options ask for; ``result``: where the command's own result goes, if to a file.
+
+    Raises :class:`UsageError` for a file that cannot be written, or that is the result's.
+    """
     if args.record is None:
         return None
-    return RecordTo(writable(Path(args.record)), ring_records(args.record_buffer))
+    path = writable(Path(args.record))
+    device = path.exists() and not path.is_file()
+    if result is not None and not device and path.resolve() == Path(result).resolve():
+        raise UsageError(f"--record {path}: is where the result goes, which would overwrite it")
+    return RecordTo(path, ring_records(args.record_buffer))
 
 
 def warn(command: str, outcome: Outcome) -> None:

@@ -45,6 +45,20 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         parsed("--record", str(tmp_path))
 
 
+def test_a_result_does_not_go_to_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser = CommandParser()
+    add_record_options(parser)
+    given = parser.parse_args(["--record", "run"])
+    with pytest.raises(UsageError, match="is where the result goes"):
+        record_to(given, str(tmp_path / "run"))
+    assert record_to(given, "other") == record_to(given, "-") == record_to(given)
+    nowhere = parser.parse_args(["--record", "/dev/null"])
+    assert record_to(nowhere, "/dev/null") is not None
+
+
 def test_only_what_is_missing_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     warn("pvpmu-host", Outcome(Path("run"), 5, 0, ""))
     assert capsys.readouterr().err == ""
