@@ -119,6 +119,7 @@ class EventReader:
         self._beginnings: dict[bytes, _Msr] = {}
         self._reasons: dict[tuple[bytes, bool], bytes] = {}
         self._spelled: set[bytes] = set()
+        self._rdpmc: set[bytes] = set()
         self._further = _Event(_FURTHER.decode(), _Kind.OTHER)
         self._stamp = b""
 
@@ -199,11 +200,14 @@ class EventReader:
         if reason not in self._spelled:
             if len(self._spelled) < _MAX_EVENTS:
                 self._spelled.add(reason)
+                # However it is spelled: counted and in order it must be the same.
+                if exit_name(reason.decode("ascii", "replace")) == "RDPMC":
+                    self._rdpmc.add(reason)
             else:
                 reason = _FURTHER
         thread.exit_stamp = stamp
         thread.exits[reason] += 1
-        if reason in _RDPMC_REASONS:
+        if reason in self._rdpmc:
             thread.tracker.access(RDPMC_TOKEN, _PLAIN, b"", stamp)
         if not thread.looked_for_vcpu:
             self._look_for_vcpu(thread, body)
@@ -337,4 +341,3 @@ class EventReader:
 
 _IS_MSR, _IS_EXIT = _Kind.MSR, _Kind.EXIT
 _KIND_OF = {"kvm_msr": _IS_MSR, "kvm_exit": _IS_EXIT}
-_RDPMC_REASONS = frozenset((b"RDPMC", b"rdpmc", b"EXIT_RDPMC"))

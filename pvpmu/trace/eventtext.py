@@ -11,7 +11,7 @@ from pvpmu.shared.units import NS_PER_S
 from pvpmu.trace.names import READ, WRITE, exit_number_name
 
 PREFIX = re.compile(
-    rb"\s{0,40}(?P<comm>\S(?:.{0,62}?\S)??)??(?P<dash>[-\s])\s{0,20}"
+    rb"\s{0,40}(?:(?P<comm>\S(?:.{0,62}?\S)??)??(?P<dash>[-\s])\s{0,20})?"
     rb"(?P<pid>\d{1,10})(?:/(?P<tid>\d{1,10}))?\s{1,20}(?:\(\s{0,20}[-\d]{1,10}\)\s{1,20})?"
     rb"(?:\[\d{1,5}\]|\d{1,5}[\w.#]{4,6})(?:\s{1,20}[\w.#]{4,6})?\s{1,20}"
     rb"(?P<stamp>\d{1,12}\.\d{1,12}):\s"

@@ -159,12 +159,11 @@ def test_one_exit_in_each_of_its_texts(body: str, reason: str, events_of: Events
 
 
 def test_rdpmc_is_an_access_under_each_of_its_names(events_of: EventsOf) -> None:
-    text = "".join(
-        AT + f"kvm_exit: reason {name} rip 0x1\n" for name in ("RDPMC", "rdpmc", "EXIT_RDPMC")
-    )
+    names = ("RDPMC", "rdpmc", "EXIT_RDPMC", "EXIT_REASON_RDPMC", "RdPmc")
+    text = "".join(AT + f"kvm_exit: reason {name} rip 0x1\n" for name in names)
     reader = events_of(text.encode())
-    assert reader.counts.rdpmc == 3
-    assert sum(reader.shapes.left_over.values()) == 3
+    assert reader.counts.rdpmc == len(names)
+    assert sum(reader.shapes.left_over.values()) == len(names)
 
 
 def test_other_events_are_counted_by_name(events_of: EventsOf) -> None:
@@ -259,8 +258,10 @@ def test_many_threads_values_and_names_are_bounded(
     assert len(reader.threads) == 5
 
 
-def test_a_line_without_a_command_is_an_event(events_of: EventsOf) -> None:
-    reader = events_of(b"     4242 [000]   828.315862: kvm:kvm_exit: vcpu 3 reason RDPMC rip 0x1\n")
+@pytest.mark.parametrize("indent", ["", " ", "    "])
+def test_a_line_without_a_command_is_an_event(indent: str, events_of: EventsOf) -> None:
+    line = f"{indent}4242 [000]   828.315862: kvm:kvm_exit: vcpu 3 reason RDPMC rip 0x1\n"
+    reader = events_of(line.encode())
     (thread,) = reader.threads.values()
     assert (thread.tid, thread.comm, thread.vcpu) == (4242, "", 3)
     assert reader.counts.exits == {"RDPMC": 1}
