@@ -31,7 +31,7 @@ _fixed_ctr_ctrl = was(Vpmu, "_write_fixed_ctr_ctrl")
 def _always_pauses(self: Any, value: int) -> bool:
     if value & self._global_ctrl_reserved:
         return False
-    self.global_ctrl = value
+    self.store_global_ctrl(value)
     for pmc in self._all:
         self.reprogram(pmc)
     return True

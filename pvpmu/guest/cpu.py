@@ -405,10 +405,10 @@ class Vcpu:
             if entry[1] & mode:
                 entry[2] -= counts[entry[0]]
         if mode == MODE_USER:
-            self._user = list(map(add, self._user, counts))
+            self._user = _sum(self._user, counts)
             self._flags |= _RETIRED_USER
         else:
-            self._kernel = list(map(add, self._kernel, counts))
+            self._kernel = _sum(self._kernel, counts)
             self._flags |= _RETIRED_KERNEL
 
     def distances(self) -> list[int]:
@@ -498,6 +498,10 @@ def _page_of(guest: GuestDesign) -> Callable[..., GuestPage]:
     if guest.keeps_protocol:
         return GuestPage
     return partial(ReloadPage if guest.reload else DesignedPage, guest=guest)
+
+
+def _sum(before: list[int], counts: Sequence[int]) -> list[int]:
+    return list(counts if before is _NONE else map(add, before, counts))
 
 
 def _then(first: Callable[[], object], second: Callable[[], None]) -> Callable[[], None]:

@@ -103,6 +103,11 @@ class Seam:
         """The page in use, if any."""
         return self._page
 
+    @property
+    def held(self) -> bool:
+        """Whether the page's counters are held for a PMI."""
+        return self._page is not None and self._page.held
+
     def attach(self, guest_page: GuestPage) -> None:
         """Start using a registered page; the host has published it."""
         self._page = guest_page

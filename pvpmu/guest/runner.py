@@ -392,13 +392,13 @@ class GuestRun:
         self._retired[mode] = list(map(add, self._retired[mode], counts))
         if not self._driver.enabled:
             return
-        page_half = self._vcpu.seam.page
-        into = self._held if page_half is not None and page_half.held else self._truth
+        seam = self._vcpu.seam
+        into = self._held if seam.held else self._truth
         for number, kind, hw in self._by_number:
             if hw.active and hw.modes & mode:
                 into[number] += counts[kind]
-        if page_half is not None and page_half.not_counting:
-            self._tell_uncounted(page_half.not_counting, counts, mode)
+        if seam.page is not None and seam.page.not_counting:
+            self._tell_uncounted(seam.page.not_counting, counts, mode)
 
     def _all_retired(self) -> list[int]:
         """What was retired, by event kind."""

@@ -28,9 +28,11 @@ _EMULATED = (INSTRUCTIONS, BRANCHES)
 class Counters:
     """The counters of one vCPU, their enables, and their overflows.
 
-    ``global_ctrl`` gates them; below version 2 no register holds it and all bits are set. ``held``:
-    the page's host half froze the counters; nothing starts until it is cleared. ``in_guest``: the
-    overflow being reported hit in guest mode (set by the caller around the host NMI handler).
+    ``global_ctrl`` gates them; below version 2 no register holds it and all bits are set.
+    ``own_enable``: bitmap of their own enable bits; ``live``: of those that both enable. What these
+    follow from is set by the methods named ``store`` alone. ``held``: the page's host half froze
+    the counters; nothing starts until it is cleared. ``in_guest``: the overflow being reported hit
+    in guest mode (set by the caller around the host NMI handler).
     """
 
     # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
@@ -52,6 +54,7 @@ class Counters:
         "held",
         "in_guest",
         "in_use",
+        "live",
         "own_enable",
         "profile",
         "reprogram_pmi",
@@ -78,19 +81,14 @@ class Counters:
         self._all = (*self.gp, *self.fixed)
         self._sets: dict[int, tuple[Pmc, ...]] = {}
         self._with_event = 0
-        self.global_ctrl = profile.power_on_global_ctrl(cpuid)
+        self.own_enable = 0
+        self.store_global_ctrl(profile.power_on_global_ctrl(cpuid))
         self.global_status = 0
         self.fixed_ctr_ctrl = 0
-        self.own_enable = 0
         self.held = False
         self.in_guest = True
         self.reprogram_pmi = 0
         self.in_use = 0
-
-    @property
-    def live(self) -> int:
-        """Bitmap of enabled counters: GLOBAL_CTRL and own enable bits."""
-        return self.global_ctrl & self.own_enable
 
     @property
     def not_counting(self) -> int:
@@ -110,10 +108,16 @@ class Counters:
             if attr.kind is not None:
                 yield attr.kind, attr.modes
 
+    def store_global_ctrl(self, value: int) -> None:
+        """Set the global enables without starting or stopping anything."""
+        self.global_ctrl = value
+        self.live = value & self.own_enable
+
     def store_eventsel(self, pmc: Pmc, value: int) -> None:
         """Set a GP counter's selector without starting or stopping anything."""
         pmc.eventsel = value
         self.own_enable = self.own_enable & ~pmc.bit | (pmc.bit if value & EVTSEL_EN else 0)
+        self.live = self.global_ctrl & self.own_enable
 
     def store_fixed_ctr_ctrl(self, value: int) -> None:
         """Set the fixed counters' control word without starting or stopping anything."""
@@ -122,6 +126,7 @@ class Counters:
             pmc.eventsel = value >> 4 * pmc.number & 0xF
             enabled = pmc.bit if pmc.eventsel & FIXED_EN else 0
             self.own_enable = self.own_enable & ~pmc.bit | enabled
+        self.live = self.global_ctrl & self.own_enable
 
     def values(self, bank: list[Pmc]) -> list[int]:
         """What the counters of a bank hold as far as it is known without a perf call.
@@ -172,7 +177,7 @@ class Counters:
         event = pmc.event
         if event is not None and not (pmc.is_paused and self._skip_paused):
             self.pause(pmc)
-        if not self.global_ctrl & self.own_enable & pmc.bit or self.held:
+        if not self.live & pmc.bit or self.held:
             return
         perf = self._perf
         if (

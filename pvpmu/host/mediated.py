@@ -146,7 +146,7 @@ class MediatedVpmu(Vpmu):
         if value & self._global_ctrl_reserved:
             return False
         toggled = value ^ self.global_ctrl
-        self.global_ctrl = value
+        self.store_global_ctrl(value)
         for pmc in self._among(toggled & self.own_enable):
             self.reprogram(pmc)
         return True

@@ -151,7 +151,7 @@ def _apply(vpmu: Vpmu, delivery: PmiDelivery, state: VcpuState) -> None:
     values = dict(state.registers)
     last, status = {}, 0
     if vpmu.cpuid.has_globals:
-        vpmu.global_ctrl = 0
+        vpmu.store_global_ctrl(0)
         last[msr.GLOBAL_CTRL] = values.pop(msr.GLOBAL_CTRL)
         status = values.pop(msr.GLOBAL_STATUS)
     for pmc in (*vpmu.gp, *vpmu.fixed):

@@ -207,6 +207,7 @@ class PerfContext:
     def disable(self, event: PerfEvent) -> None:
         """perf_event_disable: stop; the count stays."""
         self.tally[DISABLE] += 1
+        event.masked = False
         if event.counter is not None:
             self._remove(event, event.counter)
 
@@ -222,9 +223,7 @@ class PerfContext:
         active = self._active.copy()
         for event in active:
             assert event.counter is not None
-            masked = event.masked
             self._remove(event, event.counter)
-            event.masked = masked
         return active
 
     def sched_in(self, events: list[PerfEvent], pmu: PhysicalPmu) -> None:
@@ -324,7 +323,6 @@ class PerfContext:
             event.left -= delta
         self.pmu.stop(counter)
         event.counter = None
-        event.masked = False
         self._active.remove(event)
 
     def _counter_for(self, event: PerfEvent) -> Counter | None:

@@ -275,9 +275,8 @@ class HostPage:
         released = self.released
         self.take_ovf_ctrl()
         published = self._published
-        changed = [
-            turn for offset, turn in self._turns.items() if copy[offset] != published[offset]
-        ]
+        turns = self._turns
+        changed = [turns[at] for at in _differing(copy, published) if at in turns]
         # Nothing new, nothing refused and nothing to take back: no publication comes of it.
         self.dirty = self.dirty or bool(changed) or bool(self._rejected)
         self._rejected = self._reject_reason = 0
@@ -414,7 +413,7 @@ class HostPage:
             else:
                 vpmu.set_value(pmc, value)
         elif turn.offset == _GLOBAL_CTRL:
-            vpmu.global_ctrl = value
+            vpmu.store_global_ctrl(value)
         elif turn.offset == _FIXED_CTR_CTRL:
             for pmc in vpmu.fixed:
                 if (value ^ vpmu.fixed_ctr_ctrl) >> 4 * pmc.number & 0xF:

@@ -104,9 +104,9 @@ class Vpmu(Counters):
             self._release(pmc)
             pmc.accumulator = 0
             pmc.eventsel = 0
-        self.global_ctrl = self.profile.reset_global_ctrl(self.cpuid)
         self.global_status = self.ovf_ctrl = self.fixed_ctr_ctrl = 0
         self.own_enable = self.reprogram_pmi = self.in_use = 0
+        self.store_global_ctrl(self.profile.reset_global_ctrl(self.cpuid))
         self.held = False
 
     # The guest's accesses --------------------------------------------------------------------
@@ -288,8 +288,8 @@ class Vpmu(Counters):
         if value & self._global_ctrl_reserved:
             return False
         toggled = value ^ self.global_ctrl
-        self.global_ctrl = value
-        toggled_on = toggled & value & self.own_enable
+        self.store_global_ctrl(value)
+        toggled_on = toggled & self.live
         # For a counter without a host event that does not get enabled there is nothing to do.
         deferred = self.profile.deferred_reprogram
         for pmc in self._among(toggled & self._with_event | toggled_on):

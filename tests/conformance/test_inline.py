@@ -63,7 +63,7 @@ def _no_status(self: HostPage) -> None:
 
 def _always_reprogram(self: Vpmu, value: int) -> bool:
     """A same-value write of GLOBAL_CTRL pauses and starts everything."""
-    self.global_ctrl = value
+    self.store_global_ctrl(value)
     for pmc in (*self.gp, *self.fixed):
         self.reprogram(pmc)
     return True

@@ -230,11 +230,6 @@ def test_a_selector_written_with_global_control_on_is_the_commit(paged: Joined) 
     assert len(paged.host.hardware.started) == 1
 
 
-def held(seam: Seam) -> bool:
-    """Whether its page's counters are held for a PMI."""
-    return seam.page is not None and seam.page.held
-
-
 @pytest.mark.rule("ACC-5", "FRZ-5", "FRZ-6")
 def test_during_a_hold_nothing_but_the_commit_exits(paged: Joined) -> None:
     paged.run()
@@ -242,7 +237,7 @@ def test_during_a_hold_nothing_but_the_commit_exits(paged: Joined) -> None:
     counts: list[Any] = []
 
     def handler() -> None:
-        counts.append((held(seam), seam.rdmsr(0x38F)))
+        counts.append((seam.held, seam.rdmsr(0x38F)))
         paged.exited.clear()
         seam.wrmsr(0x187, SELECTOR)
         seam.rdpmc(0)
@@ -256,7 +251,7 @@ def test_during_a_hold_nothing_but_the_commit_exits(paged: Joined) -> None:
     paged.overflow()
     # Held, with GLOBAL_CTRL as the guest wrote it; the same value ends the hold.
     assert counts == [(True, ON), 0, [("wrmsr", 0x38F)]]
-    assert not held(seam)
+    assert not seam.held
     assert paged.host.vpmu.live == 0b11
     assert len(paged.host.hardware.started) == 2
 
@@ -296,7 +291,7 @@ def test_a_legacy_counter_reads_back_sign_extended_through_both_addresses(
 def test_after_detaching_everything_exits_again(paged: Joined) -> None:
     paged.run()
     paged.vcpu.unregister_page()
-    assert paged.seam.page is None
+    assert not paged.seam.held
     assert paged.exits_of(lambda: paged.seam.rdmsr(0x38E)) == 1
     assert paged.exits_of(lambda: paged.seam.wrmsr(0x38F, ON)) == 1
     assert paged.seam.rdmsr(0x186) == SELECTOR
