@@ -11,7 +11,7 @@ from pvpmu.abi.c import c_header
 from pvpmu.shared import memory
 from pvpmu.shared.layout import WORD_BYTES
 from pvpmu.shared.page import WORD_OF
-from pvpmu.shared.process import writable
+from pvpmu.shared.process import writable, writing
 from pvpmu.shared.registers import REGISTERS, register_named
 
 _LANGUAGES = {"c": c_header}
@@ -61,7 +61,9 @@ def _abi(args: argparse.Namespace) -> int:
     if args.output == "-":
         sys.stdout.write(text)
     else:
-        writable(Path(args.output)).write_text(text, "utf-8")
+        path = writable(Path(args.output))
+        with writing(path):
+            path.write_text(text, "utf-8")
     return 0
 
 

@@ -41,6 +41,7 @@ phases = 4
 instructions = 4_000_000_000
 cache-misses = 20_000
 """
+MAIL = Path(__file__).parent / "trace" / "data" / "mail_2021.txt"
 MAINS = {
     "pvpmu": pvpmu.cli.main,
     "pvpmu-host": pvpmu.host.cli.main,
@@ -260,6 +261,25 @@ def test_two_vcpus_on_two_cpus_are_compared_with_one(scenario: Path, capsys: Any
         pytest.skip("comparing two vCPUs with one needs 2 CPUs")
     scaling = bench(scenario, capsys, "--design", "trap")["scaling"]
     assert min(scaling["exits_per_s_1"], scaling["exits_per_s_2"], scaling["ratio"]) > 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "abi --lang c --output /dev/full",
+        "whatif {mail} --json /dev/full",
+        "bench --transport inline --design page --scenario {scenario} --json /dev/full",
+        "conform run --target inline AUTO-01 --json /dev/full",
+    ],
+)
+def test_a_full_disk_is_one_line_that_names_the_file(
+    command: str, scenario: Path, capsys: Any
+) -> None:
+    words = command.format(mail=MAIL, scenario=scenario).split()
+    assert pvpmu.cli.main(words) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "pvpmu: error: /dev/full: cannot be written: No space left on device"
 
 
 @pytest.mark.process

@@ -28,7 +28,7 @@ from pvpmu.report.plan import Asked
 from pvpmu.report.write import folder_for, needs_extra, write_report
 from pvpmu.shared.design import ALL, DEFAULT_DESIGNS, DRIVERS, design_names, designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import PINS, at_least_one, integer, vcpu_count
+from pvpmu.shared.process import PINS, at_least_one, integer, vcpu_count, writing
 
 _NO_CHARGE = "none"
 """Hosts start one after the other, and there may be many."""
@@ -194,5 +194,7 @@ def _report(
     )
     command = shlex.join(["pvpmu", *args.argv])
     evidence = gather(asked, config, result, command, folder_for(path), progress)
-    for written in write_report(path, evidence):
+    with writing(path):
+        files = write_report(path, evidence)
+    for written in files:
         print(f"wrote {written}", file=sys.stderr)

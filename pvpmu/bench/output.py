@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvpmu.shared.process import writable
+from pvpmu.shared.process import writable, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,8 @@ class Output:
             sys.stdout.write(text)
         else:
             if self._target is not None:
-                self._target.write_text(text, "utf-8")
+                with writing(self._target):
+                    self._target.write_text(text, "utf-8")
             screen = Console()
             fit = screen.width if screen.is_terminal else None
             show(result, Console(width=endless), fit)

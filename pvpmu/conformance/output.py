@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import writable
+from pvpmu.shared.process import writable, writing
 
 if TYPE_CHECKING:
     from pvpmu.conformance.verdict import RunResult
@@ -65,7 +65,8 @@ class Output:
             if name == "-":
                 sys.stdout.write(text)
             else:
-                Path(name).write_text(text, "utf-8")
+                with writing(name):
+                    Path(name).write_text(text, "utf-8")
         if "-" not in self._asked.values():
             from pvpmu.conformance.console import show  # noqa: PLC0415 (rich)
 

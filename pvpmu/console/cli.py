@@ -19,9 +19,9 @@ from pvpmu.console.attach import Attached, running, unpublished
 from pvpmu.console.keys import View, interval_problem
 from pvpmu.console.model import Model
 from pvpmu.console.tables import warnings
-from pvpmu.shared.errors import ResourceError, UsageError
+from pvpmu.shared.errors import UsageError
 from pvpmu.shared.memory import checked_vm_name
-from pvpmu.shared.process import at_least_one, seconds, writable, writable_folder
+from pvpmu.shared.process import at_least_one, seconds, writable, writable_folder, writing
 
 _SCREEN_S, _LINES_S = 0.5, 1.0
 _RETRY_S = 0.05
@@ -279,27 +279,17 @@ def _write(args: argparse.Namespace, watch: Watch) -> None:
     if (args.hgrm or args.hlog) and not any(vm.series for vm in vms):
         print("pvpmu: no latency was recorded while the view looked", file=sys.stderr)
     if args.hgrm is not None:
-        with _writing(args.hgrm):
+        with writing(args.hgrm):
             files = export.write_hgrm(Path(args.hgrm), vms)
         print(f"wrote {len(files)} files to {args.hgrm}", file=sys.stderr)
     if args.hlog is not None:
         text = export.hlog(vms, time.time() - time.monotonic())
-        with _writing(args.hlog):
+        with writing(args.hlog):
             Path(args.hlog).write_text(text, "utf-8")
         print(f"wrote {args.hlog}", file=sys.stderr)
     if args.svg is not None:
         from pvpmu.console.live import write_svg  # noqa: PLC0415
 
-        with _writing(args.svg):
+        with writing(args.svg):
             write_svg(Path(args.svg), watch.model, _view(args, _SCREEN_S))
         print(f"wrote {args.svg}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _writing(where: str) -> Iterator[None]:
-    """A disk is full, a folder has gone: say of which file."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise ResourceError(f"{error.filename or where}: cannot be written: {why}") from None

@@ -27,7 +27,7 @@ from pvpmu.guest.latency import LatencyJob
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import design_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import at_least_one
+from pvpmu.shared.process import at_least_one, writing
 
 _ROUNDS = 100
 _BOTH_CARRIED = "perf calls and the guest's work"
@@ -126,7 +126,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     real = _real() if args.transport == "vm" else None
     text = here_file(report, carried, environment(), date=date, batch=_BATCH, real=real)
     model = CostModel.of(load_cost_file(text, str(target)))
-    target.write_text(text, "utf-8")
+    with writing(target):
+        target.write_text(text, "utf-8")
     exit_cost = model.described()["costs"]["exit_ns"]
     facts = model.file.environment
     print(

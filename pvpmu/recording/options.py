@@ -55,10 +55,13 @@ def add_record_options(parser: argparse.ArgumentParser) -> None:
 def record_to(args: argparse.Namespace, result: str | None = None) -> RecordTo | None:
     """What the options ask for; ``result``: where the command's own result goes, if to a file.
 
-    Raises :class:`UsageError` for a file that cannot be written, or that is the result's.
+    Raises :class:`UsageError` for a file that cannot be written, that is the result's, or that is
+    none.
     """
     if args.record is None:
         return None
+    if args.record == "-":
+        raise UsageError("--record -: a recording is a file, expected its name")
     path = writable(Path(args.record))
     device = path.exists() and not path.is_file()
     if result is not None and not device and path.resolve() == Path(result).resolve():

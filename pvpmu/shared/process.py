@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -102,6 +102,19 @@ def writable(path: Path) -> Path:
     elif not os.access(path, os.W_OK):
         raise UsageError(f"{path}: cannot be written")
     return path
+
+
+@contextlib.contextmanager
+def writing(where: Path | str) -> Iterator[None]:
+    """While ``where`` is written: a disk that is full, a folder that has gone, says of which file.
+
+    Raises :class:`ResourceError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise ResourceError(f"{error.filename or where}: cannot be written: {why}") from None
 
 
 def writable_folder(path: Path) -> Path:

@@ -19,7 +19,7 @@ from pvpmu.cost.shelf import models_named
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import ALL, design_named, design_names, designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import PINS, vcpu_count, writable
+from pvpmu.shared.process import PINS, vcpu_count, writable, writing
 from pvpmu.trace import plot
 from pvpmu.trace.analysis import analyse
 from pvpmu.trace.document import document
@@ -209,7 +209,8 @@ def _write(given: str | None, target: Path | None, result: dict[str, Any]) -> bo
     """Write what ``--json`` asks for; returns whether standard output holds it alone."""
     text = json.dumps(result, indent=2) + "\n"
     if target is not None:
-        target.write_text(text, "utf-8")
+        with writing(target):
+            target.write_text(text, "utf-8")
     elif given == "-":
         sys.stdout.write(text)
     return given == "-"

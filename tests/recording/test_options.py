@@ -45,6 +45,11 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         parsed("--record", str(tmp_path))
 
 
+def test_standard_output_is_no_recording() -> None:
+    with pytest.raises(UsageError, match="--record -: a recording is a file"):
+        parsed("--record", "-")
+
+
 def test_a_result_does_not_go_to_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
