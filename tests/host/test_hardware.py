@@ -87,6 +87,32 @@ def test_reaching_exactly_zero_is_an_overflow() -> None:
     assert (gp(pmu).value, pmu.status) == (0, 1)
 
 
+@pytest.mark.parametrize(("retired", "held"), [(1 << 32, 5), (3 << 32, 5), ((2 << 32) - 5, 0)])
+def test_what_wraps_more_than_once_holds_what_is_left(retired: int, held: int) -> None:
+    pmu = PhysicalPmu(width=32)
+    begin(pmu, gp(pmu), BRANCHES, BOTH, 5)
+    pmu.retire(vector(branches=retired), None)
+    assert (gp(pmu).value, pmu.status) == (held, 1)
+    assert gp(pmu).left == (1 << 32) - held
+
+
+def test_fixed_counters_may_be_narrower() -> None:
+    pmu = PhysicalPmu(1, 1, 48, fixed_width=32)
+    assert {counter.bit: counter.top for counter in pmu.counters} == {1: 1 << 48, 1 << 32: 1 << 32}
+
+
+def test_a_counter_is_taken_while_the_event_that_owns_it_is_on_it() -> None:
+    class Event:
+        counter: Counter | None = None
+
+    counter, event = gp(PhysicalPmu()), Event()
+    assert not counter.taken
+    counter.owner = event
+    assert not counter.taken
+    event.counter = counter
+    assert counter.taken
+
+
 def test_overflow_status_stays_when_the_counter_stops() -> None:
     pmu = PhysicalPmu(width=40)
     begin(pmu, gp(pmu, 2), BRANCHES, BOTH, (1 << 40) - 1)
@@ -99,7 +125,7 @@ def test_started_has_descriptor_and_distance_of_each_started_counter() -> None:
     pmu = PhysicalPmu()
     begin(pmu, gp(pmu), BRANCHES, MODE_USER, TOP - 10)
     begin(pmu, pmu.counters[0], INSTRUCTIONS, BOTH, TOP - 1)
-    assert [(counter.descriptor, counter.top - counter.value) for counter in pmu.started] == [
+    assert [(counter.descriptor, counter.left) for counter in pmu.started] == [
         (BRANCHES | MODE_USER << LIVE_MODE_SHIFT, 10),
         (INSTRUCTIONS | BOTH << LIVE_MODE_SHIFT, 1),
     ]

@@ -3,8 +3,8 @@
 import pytest
 
 from pvpmu.shared import exits
-from pvpmu.shared.exits import ExitReason
-from pvpmu.shared.layout import LINE_BYTES, Owner
+from pvpmu.shared.exits import SLOT_SIZE, ExitReason, SlotWords, load_words, store_words
+from pvpmu.shared.layout import LINE_BYTES, WORD_BYTES, Owner
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,15 @@ def test_the_live_entries_have_room_for_every_physical_counter() -> None:
 def test_the_signature_spells_its_twelve_bytes() -> None:
     text = b"".join(word.to_bytes(4, "little") for word in exits.SIGNATURE)
     assert text == b"PVPMUPVPMUPV"
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "inline"])
+def test_words_of_a_slot_are_loaded_as_they_were_stored(shared: bool) -> None:
+    empty = [0] * (SLOT_SIZE // WORD_BYTES)
+    slot: SlotWords = memoryview(bytearray(SLOT_SIZE)).cast("Q") if shared else empty.copy()
+    words = [1, 2**64 - 1, 3]
+    store_words(slot, 5, words)
+    assert load_words(slot, 5, 3) == words
+    words[0] = 9
+    expected = [*empty[:5], 1, 2**64 - 1, 3, *empty[8:]]
+    assert load_words(slot, 0, len(empty)) == expected
