@@ -11,6 +11,7 @@ from pvpmu.conformance.mutation import host_mutant as _host
 from pvpmu.guest.msr import Seam
 from pvpmu.host import migrate, registrar
 from pvpmu.host.counters import Counters
+from pvpmu.host.entry import EntryLoop
 from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.vcpu import HostVcpu
@@ -25,12 +26,12 @@ _turn_values = was(HostPage, "_turn_values")
 _apply = was(HostPage, "_apply")
 _note_pmi = was(HostPage, "note_pmi")
 _commit = was(HostPage, "commit")
-_inject = was(HostVcpu, "_inject")
-_deliver_all = was(HostVcpu, "_deliver")
+_inject = was(EntryLoop, "_inject")
+_deliver_all = was(EntryLoop, "_deliver")
 _save = was(migrate, "save")
 _restore = was(migrate, "restore")
 _load_status = was(HostPage, "load_status")
-_deliver_pmi = was(HostVcpu, "_deliver_pmi")
+_deliver_pmi = was(EntryLoop, "_deliver_pmi")
 _publish_all = was(HostVcpu, "_publish")
 _start_paused = was(Counters, "start_paused")
 
@@ -287,7 +288,7 @@ HOST = (
           _replays, "DIF-03"),
     _host("lost-update", "a PMI's entry overwrites what the guest stored in FROZEN", HostPage,
           "note_pmi", _overwrites_at_pmi, "TURN-16"),
-    _host("freeze-any-nmi", "freezes for an NMI that is no PMI", HostVcpu, "_inject",
+    _host("freeze-any-nmi", "freezes for an NMI that is no PMI", EntryLoop, "_inject",
           _freezes_for_any, "HOLD-03"),
     _host("re-raise", "COMMIT raises a PMI from status that is left", HostPage, "commit",
           _reraises, "OVF-0*"),
@@ -323,9 +324,9 @@ HOST = (
           _keeps_counting, "HOLD-01"),
     _host("hides-global-ctrl", "GLOBAL_CTRL reads 0 during a hold", HostPage, "_turn_values",
           _hides_enables, "HOLD-01"),
-    _host("late-pmi-lost", "drops a PMI that finds the state FROZEN", HostVcpu, "_deliver",
+    _host("late-pmi-lost", "drops a PMI that finds the state FROZEN", EntryLoop, "_deliver",
           _drops_late, "TURN-16"),
-    _host("pmi-seq-any-nmi", "pmi_seq counts NMIs that are no PMI", HostVcpu, "_inject",
+    _host("pmi-seq-any-nmi", "pmi_seq counts NMIs that are no PMI", EntryLoop, "_inject",
           _counts_all_nmis, "HOLD-09"),
     _host("init-discards", "INIT throws the page's newer words away", PageRegistrar,
           "end_registration", _discards, "LIFE-06"),
@@ -340,7 +341,7 @@ HOST = (
     _host("refusal-sticks", "after one refusal every COMMIT is refused", HostPage, "import_words",
           _stays_refused, "TURN-18"),
     _host("freezes-early", "freezes when the PMI is delivered, not when its NMI is injected",
-          HostVcpu, "_deliver_pmi", _freezes_at_delivery, "HOLD-04"),
+          EntryLoop, "_deliver_pmi", _freezes_at_delivery, "HOLD-04"),
     _host("no-dirty-log", "stores to guest memory and logs nothing", HostVcpu, "_publish",
           _logs_nothing, "LIFE-08/a"),
     _host("not-counting-zero", "not_counting is always 0", Counters, "not_counting",

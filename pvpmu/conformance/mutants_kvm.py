@@ -10,15 +10,15 @@ from pvpmu.conformance.mutation import was
 from pvpmu.host import counters, migrate
 from pvpmu.host import vpmu as vpmu_module
 from pvpmu.host.counters import Counters
+from pvpmu.host.entry import EntryLoop
 from pvpmu.host.perf import PerfContext
 from pvpmu.host.pmi import PmiDelivery
-from pvpmu.host.vcpu import HostVcpu
 from pvpmu.host.vpmu import Vpmu
 from pvpmu.shared.cpuid import LVT_MASKED, LVT_MODE, LVT_NMI
 
 _write_lvtpc = was(PmiDelivery, "write_lvtpc")
 _deliver = was(PmiDelivery, "deliver")
-_pmi_delivered = was(HostVcpu, "_pmi_delivered")
+_pmi_delivered = was(EntryLoop, "_pmi_delivered")
 _restore = was(migrate, "restore")
 _wanted_event = was(counters, "wanted_event")
 _write_eventsel = was(Vpmu, "_write_eventsel")
@@ -174,7 +174,7 @@ KVM = (
           _interrupts_always, "PMI-02"),
     _host("vector-is-nmi", "delivers LVTPC's vector as an NMI", PmiDelivery, "deliver",
           _vector_is_nmi, "PMI-04/*"),
-    _host("vector-freezes", "freezes for a PMI in fixed mode", HostVcpu, "_pmi_delivered",
+    _host("vector-freezes", "freezes for a PMI in fixed mode", EntryLoop, "_pmi_delivered",
           _freezes_for_vector, "HOLD-12"),
     _host("restore-loses-vector", "restores no vector that waits for IF", migrate, "restore",
           _restores_no_vector, "MIG-09/c"),

@@ -1,6 +1,6 @@
-"""One vCPU on the host: serve a VM-exit, run the entry loop, reply. Pure: no clock, no process.
+"""One vCPU on the host: serve a VM-exit, prepare the entry, reply. Pure: no clock, no process.
 
-Source: ``vmx_handle_exit``, ``vcpu_enter_guest`` (request order NMI, PMU, PMI; injection last).
+Source: ``vmx_handle_exit``; what ``vcpu_enter_guest`` does is :mod:`pvpmu.host.entry`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from pvpmu.host.entry import EntryLoop
 from pvpmu.host.filter import EventFilter
 from pvpmu.host.hardware import PhysicalPmu
 from pvpmu.host.hostevents import CpuContext
@@ -21,14 +22,11 @@ from pvpmu.host.mediated import (
 )
 from pvpmu.host.perf import PerfContext, SharedLockContext
 from pvpmu.host.pmi import (
-    REQUEST_NMI,
-    REQUEST_PMI,
     REQUEST_PMU,
     PmiCounts,
     PmiDelivery,
 )
 from pvpmu.host.pvpage import HostPage
-from pvpmu.host.registrar import PageRegistrar
 from pvpmu.host.stats import KIND_MASK, HostStats
 from pvpmu.shared import exits
 from pvpmu.shared import registers as msr
@@ -54,7 +52,6 @@ _PASSED_RDPMC = int(ExitReason.PASSED_RDPMC)
 _BY_SILICON = (_PASSED_READ, _PASSED_WRITE, _PASSED_RDPMC, int(ExitReason.OVERFLOW))
 _RETIRED = exits.RETIRED_USER | exits.RETIRED_KERNEL
 _REASON_MASK, _NMI_BLOCKED = exits.REASON_MASK, exits.NMI_BLOCKED
-_INTERRUPTIBLE = exits.INTERRUPTIBLE
 _FAULT_GP = exits.FAULT_GP
 _REQUEST, _ADDRESS, _VALUE = exits.REQUEST, exits.ADDRESS, exits.VALUE
 _REPLY, _RESULT = exits.REPLY, exits.RESULT
@@ -78,7 +75,7 @@ def _refuse(_: int) -> bool:
     return False
 
 
-class HostVcpu(PageRegistrar):
+class HostVcpu(EntryLoop):
     """The host side of one vCPU.
 
     ``slot`` is the exit slot's window, ``memory`` the guest's whole memory as 64-bit words.
@@ -452,88 +449,7 @@ class HostVcpu(PageRegistrar):
         self._slot[exits.RESULT_HIGH] = ecx | edx << 32
         return 0
 
-    # VM-entry ---------------------------------------------------------------------------------
-
-    def _deliver(self, *, blocked: bool) -> int:
-        """Serve requests and inject, NMIs first, unless they are blocked: reply flags."""
-        delivery = self.delivery
-        if delivery.requests:
-            self._serve_requests(blocked=blocked)
-        flags = 0
-        if delivery.pending:
-            if not blocked:
-                self._inject()
-                flags = exits.INJECT_NMI
-            if delivery.pending:
-                flags |= exits.WANT_NMI_WINDOW
-        if delivery.irr:
-            if not flags & exits.INJECT_NMI and self._slot[_REQUEST] & _INTERRUPTIBLE:
-                flags |= exits.INJECT_IRQ | delivery.accept_vector() << exits.VECTOR_SHIFT
-                self._pmi_delivered()
-            if delivery.irr:
-                flags |= exits.WANT_IRQ_WINDOW
-        return flags
-
-    def _serve_requests(self, *, blocked: bool) -> None:
-        delivery = self.delivery
-        nmi_last = self.profile.nmi_last
-        while delivery.requests:
-            if delivery.requests & REQUEST_NMI and not nmi_last:
-                delivery.requests &= ~REQUEST_NMI
-                delivery.process_nmis(blocked=blocked)
-            if delivery.requests & REQUEST_PMU:
-                self._handle_pmu_request(pause_only=not blocked and self._about_to_freeze())
-            if delivery.requests & REQUEST_PMI:
-                delivery.requests &= ~REQUEST_PMI
-                self._deliver_pmi()
-            if delivery.requests & REQUEST_NMI and nmi_last:
-                delivery.requests &= ~REQUEST_NMI
-                delivery.process_nmis(blocked=blocked)
-            if delivery.requests:
-                delivery.counts.extra_loops += 1
-
-    def _handle_pmu_request(self, *, pause_only: bool) -> None:
-        self.delivery.requests &= ~REQUEST_PMU
-        self.vpmu.handle_pmu_request(pause_only=pause_only)
-        if self.page is not None:
-            self.page.registers_changed()
-
-    def _deliver_pmi(self) -> None:
-        if self.page is not None:
-            self.page.deliver()
-        else:
-            self.delivery.deliver()
-
-    def _about_to_freeze(self) -> bool:
-        page_half = self.page
-        return (
-            page_half is not None
-            and page_half.freeze
-            and page_half.running
-            and self.delivery.freezes
-            and self.delivery.next_is_pmi()
-        )
-
-    def _inject(self) -> None:
-        if not self.delivery.inject():
-            return
-        self._pmi_delivered()
-        page_half = self.page
-        if (
-            page_half is not None
-            and page_half.freeze
-            and page_half.running
-            and self.delivery.freezes
-        ):
-            page_half.freeze_now()
-
-    def _pmi_delivered(self) -> None:
-        counts = self.delivery.counts
-        counts.delivered += 1
-        if not self.vpmu.live:
-            counts.late += 1
-        if self.page is not None:
-            self.page.note_pmi()
+    # For the guest ----------------------------------------------------------------------------
 
     def _publish_live(self) -> None:
         # Word by word: they are few, and to make something that is copied at once costs as much.
