@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def shipped_models() -> list[CostModel]:
     folder = resources.files("pvpmu") / _FOLDER
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(_END))
     return [
-        CostModel.of(load_cost_file((folder / name).read_text("utf-8"), f"cost model {name[:-5]}"))
-        for name in names
+        _model_of((folder / name).read_text("utf-8"), f"cost model {name[:-5]}") for name in names
     ]
 
 
@@ -72,7 +72,13 @@ def model_in(path: Path) -> CostModel:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    return CostModel.of(load_cost_file(text, str(path)))
+    return _model_of(text, str(path))
+
+
+@lru_cache(maxsize=64)
+def _model_of(text: str, source: str) -> CostModel:
+    """The model that a file's text describes: at each corner of its ranges costs are solved for."""
+    return CostModel.of(load_cost_file(text, source))
 
 
 def _named(name: str) -> list[CostModel]:

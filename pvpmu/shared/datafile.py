@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -83,7 +85,7 @@ def from_table(table: object, *, source: str, kind: type[_T]) -> _T:
 
 
 def _checked(raw: object, kind: type[_T]) -> _T:
-    _refuse_unknown(raw, kind, "")
+    _refuse_inside(raw, _type_info(cast("Hashable", kind)), "")
     return msgspec.convert(raw, type=kind)
 
 
@@ -112,18 +114,22 @@ def _subject(raw: object, path: str, what: str) -> str:
     return f"{path}.{first}" if named else path
 
 
-def _refuse_unknown(raw: object, kind: object, path: str) -> None:
+@cache
+def _type_info(kind: Hashable) -> msgspec.inspect.Type:
+    """What ``kind`` is made of, all the way down: takes longer than to read a file of it."""
+    return msgspec.inspect.type_info(kind)
+
+
+def _refuse_unknown(
+    raw: Mapping[object, object], info: msgspec.inspect.DataclassType, path: str
+) -> None:
     """msgspec ignores keys that a dataclass lacks; a user's typo must not be ignored."""
-    info = msgspec.inspect.type_info(kind)
-    if isinstance(info, msgspec.inspect.DataclassType) and isinstance(raw, dict):
-        fields = {field.name: field.type for field in info.fields}
-        for key, value in raw.items():
-            if key not in fields:
-                known = ", ".join(fields)
-                raise msgspec.ValidationError(
-                    f"unknown field `{key}`; known: {known} - at `${path}`"
-                )
-            _refuse_inside(value, fields[key], f"{path}.{key}")
+    fields: dict[object, msgspec.inspect.Type] = {field.name: field.type for field in info.fields}
+    for key, value in raw.items():
+        if key not in fields:
+            known = ", ".join(map(str, fields))
+            raise msgspec.ValidationError(f"unknown field `{key}`; known: {known} - at `${path}`")
+        _refuse_inside(value, fields[key], f"{path}.{key}")
 
 
 def _refuse_inside(value: object, info: msgspec.inspect.Type, path: str) -> None:
@@ -131,7 +137,8 @@ def _refuse_inside(value: object, info: msgspec.inspect.Type, path: str) -> None
         for member in info.types:
             _refuse_inside(value, member, path)
     elif isinstance(info, msgspec.inspect.DataclassType):
-        _refuse_unknown(value, info.cls, path)
+        if isinstance(value, dict):
+            _refuse_unknown(value, info, path)
     elif isinstance(info, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         if isinstance(value, list):
             for index, item in enumerate(value):
