@@ -41,6 +41,12 @@ def runs(inline: Callable[..., Any], script_runs: dict[str, Any]) -> dict[str, A
     }
 
 
+@pytest.fixture(scope="module")
+def later(inline: Callable[..., Any]) -> dict[str, Any]:
+    """Designs of Linux 5.14's time with the driver of 6.12."""
+    return {name: inline(name, "br_instr-trace", driver="linux-6.12") for name in ("trap", "page")}
+
+
 @pytest.mark.parametrize("name", COSTS)
 def test_a_design_costs_what_its_axes_say(runs: dict[str, Any], name: str) -> None:
     run = runs[name]
@@ -71,7 +77,7 @@ def test_every_design_loses_no_pmi_and_the_equivalent_ones_count_exactly(
 
 
 def test_every_equivalent_design_takes_the_same_samples_as_others_of_its_driver(
-    runs: dict[str, Any], inline: Callable[..., Any]
+    runs: dict[str, Any], later: dict[str, Any]
 ) -> None:
     equivalent = [design_named(name) for name in design_names() if design_named(name).equivalent]
     assert len(equivalent) >= 8
@@ -81,8 +87,8 @@ def test_every_equivalent_design_takes_the_same_samples_as_others_of_its_driver(
     counted = {driver: len(found) for driver, found in digests.items()}
     assert counted == {"linux-5.14": 1, "linux-6.12": 1}
     # And it is the driver that makes the difference.
-    later = inline("trap", "br_instr-trace", driver="linux-6.12")
-    assert digests["linux-6.12"] == {later.counts.samples_digest} != digests["linux-5.14"]
+    digest = later["trap"].counts.samples_digest
+    assert digests["linux-6.12"] == {digest} != digests["linux-5.14"]
 
 
 def test_a_mediated_pmu_exits_for_selectors_lvtpc_and_pmis_alone(runs: dict[str, Any]) -> None:
@@ -96,9 +102,9 @@ def test_a_mediated_pmu_exits_for_selectors_lvtpc_and_pmis_alone(runs: dict[str,
 
 @pytest.mark.parametrize(("name", "exits"), [("trap", 66_774), ("page", 8_503)])
 def test_a_later_driver_saves_exits_where_there_is_no_page(
-    inline: Callable[..., Any], name: str, exits: int
+    later: dict[str, Any], name: str, exits: int
 ) -> None:
-    assert inline(name, "br_instr-trace", driver="linux-6.12").pmu_exits == exits
+    assert later[name].pmu_exits == exits
 
 
 # What the kit says of each -------------------------------------------------------------------

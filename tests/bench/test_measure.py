@@ -8,6 +8,7 @@ import pytest
 
 from pvpmu.bench.measure import TIMED_PASSES, Measured, measure
 from pvpmu.guest.scenario import load_scenario
+from pvpmu.shared.design import design_named
 
 from .conftest import quiet, short_config
 
@@ -59,7 +60,7 @@ def test_scaling_needs_processes(measured: Measured) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_another_seed_is_another_program(measured: Measured, seed: int) -> None:
-    other = measure(short_config(seed=seed), quiet)
+    other = measure(short_config(seed=seed, designs=[design_named("page")]), quiet)
     assert other.totals["page"].samples_digest != measured.totals["page"].samples_digest
 
 
@@ -69,10 +70,8 @@ def test_a_scripted_scenario_gives_the_same_whatever_the_seed() -> None:
     assert script is not None
     small = replace(script, ticks=59, overflows=(231, 232, 233, 38), coincident=7, stray=5)
     scenario = replace(scenario, script=small, duration_us=59_100)
+    config = short_config(scenario=scenario, runs=1, vcpus=1, designs=[design_named("trap")])
     digests = {
-        measure(short_config(scenario=scenario, seed=seed, runs=1, vcpus=1), quiet)
-        .totals["trap"]
-        .samples_digest
-        for seed in (1, 2)
+        measure(replace(config, seed=seed), quiet).totals["trap"].samples_digest for seed in (1, 2)
     }
     assert len(digests) == 1

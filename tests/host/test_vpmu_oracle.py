@@ -192,7 +192,7 @@ def denies(event_filter: EventFilter | None) -> Callable[[int, int], bool]:
 @pytest.mark.parametrize("skip_paused", [False, True], ids=["always-paused", "is_paused"])
 @pytest.mark.parametrize("profile", [KVM_5_14, STRICT_SDM], ids=lambda profile: profile.name)
 @given(cpuid=CPUIDS, program=PROGRAM, operations=st.lists(OPERATIONS, min_size=20, max_size=40))
-@settings(deadline=None, derandomize=True, database=None, max_examples=100)
+@settings(deadline=None, derandomize=True, database=None, max_examples=60)
 def test_random_accesses_agree_with_the_oracle_after_every_step(
     new_bench: New,
     profile: Profile,
