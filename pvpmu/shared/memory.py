@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import re
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
 import posix_ipc
@@ -77,13 +78,17 @@ class Segment(Closing):
     A context manager: leaving it unmaps, and removes the name if this process created it.
     """
 
-    def __init__(self, name: str, mapped: mmap.mmap, *, owned: bool) -> None:
-        self.name = name
-        self._mapped = mapped
+    def __init__(self, shm: shared_memory.SharedMemory, *, owned: bool) -> None:
+        self._shm = shm
         self._owned = owned
-        with memoryview(mapped) as whole:
-            self.header = whole[:HEADER_SIZE].cast("Q")
-            self.words = whole[HEADER_SIZE : len(whole) // WORD_BYTES * WORD_BYTES].cast("Q")
+        assert shm.buf is not None
+        self.header = shm.buf[:HEADER_SIZE].cast("Q")
+        self.words = shm.buf[HEADER_SIZE : shm.size // WORD_BYTES * WORD_BYTES].cast("Q")
+
+    @property
+    def name(self) -> str:
+        """The name without a leading slash."""
+        return self._shm.name
 
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
@@ -103,10 +108,9 @@ class Segment(Closing):
                     f"{free.f_bavail * free.f_frsize} bytes left"
                 )
             try:
-                mapped = _map(name, os.O_CREAT | os.O_EXCL, HEADER_SIZE + size)
+                segment = cls(_open(name, create=True, size=HEADER_SIZE + size), owned=True)
             except OSError as error:
                 raise ResourceError(f"{name}: cannot make {size} bytes: {error}") from None
-            segment = cls(name, mapped, owned=True)
             try:
                 with (_SHM / name).open("r+b") as file:
                     # Memory that cannot be had must fail here, not as SIGBUS at the first store.
@@ -128,7 +132,7 @@ class Segment(Closing):
         """
         inspect_segment(name, size)
         try:
-            return cls(name, _map(name), owned=False)
+            return cls(_open(name, create=False, size=0), owned=False)
         except (OSError, ValueError) as error:
             raise PeerError(f"{name}: cannot be mapped: {error}") from None
 
@@ -137,8 +141,9 @@ class Segment(Closing):
         self.header.release()
         self.words.release()
         with contextlib.suppress(BufferError):
-            self._mapped.close()
+            self._shm.close()
         if self._owned:
+            # Not through SharedMemory.unlink(), which tells the resource tracker.
             _remove(self.name)
             self._owned = False
 
@@ -334,23 +339,14 @@ def _names_locked() -> Iterator[None]:
         yield
 
 
-def _map(name: str, flags: int = 0, size: int = 0) -> mmap.mmap:
-    """Map a name of ``/dev/shm``, whole if no ``size`` in bytes is given, which it is cut to.
-
-    As multiprocessing's SharedMemory, whose tracker is a process more and, before Python 3.13,
-    would remove other processes' names (bpo-38119).
-    """
-    handle = os.open(_SHM / name, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
-    try:
-        if size:
-            os.ftruncate(handle, size)
-        return mmap.mmap(handle, size)
-    except BaseException:
-        if flags & os.O_EXCL:
-            _remove(name)
-        raise
-    finally:
-        os.close(handle)
+def _open(name: str, *, create: bool, size: int) -> shared_memory.SharedMemory:
+    """Open without the resource tracker, which would remove other processes' names."""
+    if sys.version_info >= (3, 13):
+        return shared_memory.SharedMemory(name, create=create, size=size, track=False)
+    shm = shared_memory.SharedMemory(name, create=create, size=size)
+    # Before 3.13 (bpo-38119) attaching registers too, and the first process to exit unlinks.
+    resource_tracker.unregister(f"/{name}", "shared_memory")
+    return shm
 
 
 def _remove(name: str) -> bool:

@@ -125,3 +125,5 @@ def publish() -> Iterator[Callable[..., Published]]:
 
 def _gone(segment: Segment) -> None:
     (SHM / segment.name).unlink(missing_ok=True)
+    # Windows cut from it are held by a test's objects: it is unmapped with the last of them.
+    segment._shm._buf = segment._shm._mmap = None  # type: ignore[attr-defined]
