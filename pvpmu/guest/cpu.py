@@ -8,22 +8,14 @@ retired since the last VM-entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import add
 from typing import Protocol
 
 from pvpmu.guest.live import live_entries
-from pvpmu.guest.msr import Seam, Trapped
 from pvpmu.guest.passing import PASSED_AS, passes
-from pvpmu.guest.pvpage import GuestPage
-from pvpmu.guest.reload import ReloadPage
-from pvpmu.guest.routing import DesignedPage
-from pvpmu.shared import cpuid as leaf_a
-from pvpmu.shared import exits, page
-from pvpmu.shared import registers as msr
-from pvpmu.shared.cpuid import PmuCpuid
-from pvpmu.shared.design import GuestDesign
-from pvpmu.shared.errors import GeneralProtectionError, PeerError, UsageError
+from pvpmu.guest.registration import PageUser
+from pvpmu.shared import exits
+from pvpmu.shared.errors import GeneralProtectionError, PeerError
 from pvpmu.shared.events import KINDS
 from pvpmu.shared.exits import (
     MODE_KERNEL,
@@ -33,8 +25,6 @@ from pvpmu.shared.exits import (
     reason_name,
     store_words,
 )
-from pvpmu.shared.page import PAGE_SIZE
-from pvpmu.shared.registration import Request, speaks
 from pvpmu.shared.units import Cycles, Ns
 
 # Plain ints, and names of this module: an IntEnum member, or a look-up in another module, is slow
@@ -85,13 +75,12 @@ class Program(Protocol):
     def retire(self, cycles: Cycles) -> list[int]: ...
 
 
-class Vcpu:
+class Vcpu(PageUser):
     """One guest CPU.
 
     ``slot``: the exit slot's words. ``cross``: hand over to the host and wait for VM-entry.
     ``skid``: cycles from overflow to PMI. ``latency``: cycles from injection to the handler's
-    first access. ``tail``: cycles from the handler's last access to IRET. ``refusals``: COMMITs
-    that the host refused at first.
+    first access. ``tail``: cycles from the handler's last access to IRET.
 
     Hooks: ``on_injection``, when an NMI is injected, with the program where it was interrupted;
     ``on_nmi``, the handler; ``on_interrupt``, that of a vector. ``on_retire``: counts by kind and
@@ -99,11 +88,7 @@ class Vcpu:
     and mode that the program is about to run.
     """
 
-    # Slots are looked up fastest, however many; the dict is for whoever watches an instance.
     __slots__ = (
-        "__dict__",
-        "_bare_cross",
-        "_cross",
         "_flags",
         "_in_service",
         "_irq_window",
@@ -112,7 +97,6 @@ class Vcpu:
         "_live",
         "_live_version",
         "_nmi_window",
-        "_page_register",
         "_pmi_due",
         "_skid",
         "_slot",
@@ -125,9 +109,6 @@ class Vcpu:
         "on_nmi",
         "on_retire",
         "program",
-        "refusals",
-        "seam",
-        "trapped",
     )
 
     def __init__(
@@ -140,7 +121,7 @@ class Vcpu:
         tail: Cycles = 0,
     ) -> None:
         self._slot = slot
-        self._cross = self._bare_cross = cross
+        super().__init__(cross)
         self._skid = skid
         self._latency = latency
         self._tail = tail
@@ -153,10 +134,6 @@ class Vcpu:
         self._live: list[list[int]] = []
         self._live_version = -1
         self._pmi_due: Cycles | None = None
-        self.refusals = 0
-        self.trapped = Trapped(self)
-        self._page_register = msr.PV_PAGE
-        self.seam = Seam(self)
         self.program: Program | None = None
         self.on_nmi: Callable[[], None] = _unhandled
         self.on_injection: Callable[[], None] = _unhandled
@@ -218,12 +195,6 @@ class Vcpu:
             return PeerError(f"the host answers {reason_name(reason)} with #GP")
         return GeneralProtectionError(_OPS.get(reason, "exit"), address, value)
 
-    def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
-        """CPUID: EAX, EBX, ECX, EDX."""
-        low = self.exit(ExitReason.CPUID, leaf)
-        high = self._slot[exits.RESULT_HIGH]
-        return low & 0xFFFF_FFFF, low >> 32, high & 0xFFFF_FFFF, high >> 32
-
     def user_rdpmc(self, ecx: int, *, pce: bool) -> int:
         """RDPMC at CPL 3 in protected mode: it exits, if CR4.PCE lets it (rule ACC-9).
 
@@ -232,103 +203,6 @@ class Vcpu:
         if not pce:
             raise GeneralProtectionError("rdpmc", ecx)
         return self.trapped.rdpmc(ecx)
-
-    def pmu_cpuid(self) -> PmuCpuid:
-        """Decode leaf 0xA, with what else says which registers there are.
-
-        Raises :class:`PeerError` for a PMU that cannot be.
-        """
-        eax, ebx, _, edx = self.cpuid(leaf_a.LEAF)
-        pdcm = bool(self.cpuid(leaf_a.FEATURE_LEAF)[2] & leaf_a.PDCM)
-        capabilities = self.exit(_MSR_READ, msr.CAPABILITIES) if pdcm else 0
-        full_width = bool(capabilities & msr.FULL_WIDTH_WRITES)
-        try:
-            return PmuCpuid.decode(eax, ebx, edx, pdcm=pdcm, full_width=full_width)
-        except UsageError as error:
-            raise PeerError(f"the host's CPUID leaf {leaf_a.LEAF:#x}: {error}") from None
-
-    def register_page(
-        self,
-        memory: memoryview[int],
-        address: int,
-        features: int = page.FEATURES_KNOWN,
-        guest: GuestDesign | None = None,
-        *,
-        retry: bool = False,
-    ) -> bool:
-        """Find the paravirtual leaf, register the page at guest-physical ``address``, use it.
-
-        ``features``: those to ask for where they are offered. A page in use is given up first.
-        ``guest``: the guest's side of a design, else the protocol's. ``retry``: make a refused
-        COMMIT once more (rule CMT-7); else its #GP is seen.
-        Returns False when the host offers none or refuses: then everything keeps trapping.
-        """
-        if self.seam.page is not None:
-            self.unregister_page()
-        eax, *signature = self.cpuid(exits.LEAF_SIGNATURE)
-        if tuple(signature) != exits.SIGNATURE or eax < exits.LEAF_FEATURES:
-            return False
-        versions, offered, register, size = self.cpuid(exits.LEAF_FEATURES)
-        unknown = offered & page.FEATURES_REQUIRED & ~page.FEATURES_KNOWN
-        if not speaks(versions, page.PAGE_VERSION) or size != PAGE_SIZE or unknown:
-            return False
-        words = memory[address // 8 : (address + PAGE_SIZE) // 8]
-        if len(words) * 8 != PAGE_SIZE:
-            return False
-        # What it must accept, it does: it knows all of those.
-        wanted = offered & (features & page.FEATURES_KNOWN | page.FEATURES_REQUIRED)
-        request = Request(address=address, version=page.PAGE_VERSION, features=wanted)
-        # Until it is registered the page is the guest's, and it may hold anything: a ready word of
-        # an earlier life, spare bits of acked, and not what OVF_CTRL was last written with.
-        for index in (page.VERSION, page.ACKED, page.RELEASE_SEQ, page.PMI_ACK):
-            words[index] = 0
-        cpuid = self.pmu_cpuid()
-        words[page.OVF_CTRL] = self.exit(_MSR_READ, msr.OVF_CTRL) if cpuid.has_globals else 0
-        self._page_register = register
-        self.exit(_MSR_WRITE, register, request.encode())
-        if words[page.VERSION] != page.PAGE_VERSION:
-            return False
-        seam = self.seam
-        self._cross = _then(self._bare_cross, seam.entered)
-        seam.attach(
-            _page_of(guest or GuestDesign())(
-                words,
-                cpuid,
-                exit_read=self.trapped.rdmsr,
-                exit_rdpmc=self.trapped.rdpmc,
-                exit_write=self.trapped.wrmsr,
-                exit_commit=self._commit if retry else None,
-            )
-        )
-        return True
-
-    def _commit(self, address: int, value: int) -> None:
-        """The WRMSR of a COMMIT, twice if the host refuses a word of the page.
-
-        Only memory that somebody else stored to can bring that about; the word is right again.
-        """
-        try:
-            self.trapped.wrmsr(address, value)
-        except GeneralProtectionError:
-            guest_page = self.seam.page
-            if guest_page is None or not guest_page.words[page.REJECTED]:
-                raise
-            self.refusals += 1
-            self.trapped.wrmsr(address, value)
-
-    def unregister_page(self) -> None:
-        """Give the page up; everything traps from here on.
-
-        The seam lets go first: the VM-entry of the exit may bring a PMI, whose handler must not
-        find a page that the host has left.
-        """
-        self.forget_page()
-        self.exit(_MSR_WRITE, self._page_register, 0)
-
-    def forget_page(self) -> None:
-        """The page is gone (unregistered, or a vCPU reset): everything traps."""
-        self._cross = self._bare_cross
-        self.seam.detach()
 
     def _entered_with(self, reply: int) -> None:
         if reply & exits.WANT_NMI_WINDOW:
@@ -493,23 +367,8 @@ class Vcpu:
         self._pmi_due = None
 
 
-def _page_of(guest: GuestDesign) -> Callable[..., GuestPage]:
-    """What makes the guest's half of a page under a design."""
-    if guest.keeps_protocol:
-        return GuestPage
-    return partial(ReloadPage if guest.reload else DesignedPage, guest=guest)
-
-
 def _sum(before: list[int], counts: Sequence[int]) -> list[int]:
     return list(counts if before is _NONE else map(add, before, counts))
-
-
-def _then(first: Callable[[], object], second: Callable[[], None]) -> Callable[[], None]:
-    def both() -> None:
-        first()
-        second()
-
-    return both
 
 
 def _unhandled() -> None:

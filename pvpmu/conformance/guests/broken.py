@@ -18,6 +18,7 @@ from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.machine import Machine, RunJob
 from pvpmu.guest.pmu import PmuDriver
 from pvpmu.guest.pvpage import GuestPage
+from pvpmu.guest.registration import PageUser
 from pvpmu.guest.scenario import load_scenario
 from pvpmu.guest.session import join
 from pvpmu.shared import exits, page
@@ -31,8 +32,8 @@ RIGHT = "none"
 """The mistake of the guest that makes none."""
 _WAIT_S = 10.0
 
-_register_page = was(Vcpu, "register_page")
-_cpuid = was(Vcpu, "cpuid")
+_register_page = was(PageUser, "register_page")
+_cpuid = was(PageUser, "cpuid")
 _entered_with = was(Vcpu, "_entered_with")
 _handle_pmi = was(PmuDriver, "handle_pmi")
 
@@ -176,22 +177,22 @@ def _again(name: str, *likely: str) -> Mutant:
 
 
 JOINED = (
-    _joined("no-signature", "registers without looking for the signature", Vcpu, "cpuid",
+    _joined("no-signature", "registers without looking for the signature", PageUser, "cpuid",
             _no_signature, "DSC-4"),
-    _joined("fixed-address", "knows the address of MSR_PVPMU_PAGE by heart", Vcpu, "cpuid",
+    _joined("fixed-address", "knows the address of MSR_PVPMU_PAGE by heart", PageUser, "cpuid",
             _fixed_address, "DSC-5"),
     _joined("any-version", "registers with a host of any version", cpu, "speaks",
             lambda *_: True, "DSC-6"),
-    _joined("no-requirements", "does not look for required features", Vcpu, "cpuid",
+    _joined("no-requirements", "does not look for required features", PageUser, "cpuid",
             _no_requirements, "FEA-1"),
-    _joined("unprepared", "registers a page with old words", Vcpu, "register_page",
+    _joined("unprepared", "registers a page with old words", PageUser, "register_page",
             _unprepared, "REG-6"),
-    _joined("believes", "uses the page without looking at version", Vcpu, "register_page",
+    _joined("believes", "uses the page without looking at version", PageUser, "register_page",
             _believes, "REG-8"),
     _again("ignores-generation", "GEN-3"),
-    _joined("lets-go-late", "uses the page until after it unregistered", Vcpu, "unregister_page",
-            _lets_go_late, "END-5"),
-    _joined("keeps-page", "ends with its page registered", Vcpu, "unregister_page",
+    _joined("lets-go-late", "uses the page until after it unregistered", PageUser,
+            "unregister_page", _lets_go_late, "END-5"),
+    _joined("keeps-page", "ends with its page registered", PageUser, "unregister_page",
             _keeps_page, "END-6"),
     _joined("always-enables", "enables counters in the handler whatever was before", PmuDriver,
             "handle_pmi", _always_enables, "OWN-9"),
