@@ -13,7 +13,7 @@ from typing import Any
 
 from pvpmu.conformance.mutants_guest import GUEST
 from pvpmu.conformance.mutation import Mutant, in_force, was
-from pvpmu.guest import cpu
+from pvpmu.guest import registration
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.machine import Machine, RunJob
 from pvpmu.guest.pmu import PmuDriver
@@ -181,7 +181,7 @@ JOINED = (
             _no_signature, "DSC-4"),
     _joined("fixed-address", "knows the address of MSR_PVPMU_PAGE by heart", PageUser, "cpuid",
             _fixed_address, "DSC-5"),
-    _joined("any-version", "registers with a host of any version", cpu, "speaks",
+    _joined("any-version", "registers with a host of any version", registration, "speaks",
             lambda *_: True, "DSC-6"),
     _joined("no-requirements", "does not look for required features", PageUser, "cpuid",
             _no_requirements, "FEA-1"),
