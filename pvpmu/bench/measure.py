@@ -32,7 +32,7 @@ from pvpmu.shared.errors import UsageError
 from pvpmu.shared.events import BY_NAME
 from pvpmu.shared.units import NS_PER_S, Ns
 
-TIMED_PASSES = 3
+TIMED_PASSES = 5
 """Timed passes of each design and run: the machine's speed changes from second to second."""
 _LATENCY_TURNS = 4
 _LATENCY_ROUNDS = 15

@@ -87,6 +87,7 @@ class HostPage:
         "_lvtpc_changed",
         "_ovf_ctrl",
         "_ovf_ctrl_changed",
+        "_ovf_ctrl_reserved",
         "_owns_turns",
         "_pmi_seq",
         "_published",
@@ -135,7 +136,9 @@ class HostPage:
         vpmu.held = hold.lasts
         self._freeze_seq = hold.freeze_seq
         self._pmi_seq = hold.pmi_seq
+        # Masks follow from CPUID: derived once, not at every exit.
         self._status_mask = vpmu.cpuid.counters
+        self._ovf_ctrl_reserved = vpmu.cpuid.ovf_ctrl_reserved
         self._acked = words[page.ACKED] & self._status_mask
         self._ovf_ctrl = words[page.OVF_CTRL]
         self._owns_turns = True
@@ -336,7 +339,7 @@ class HostPage:
 
     def adopt_ovf_ctrl(self) -> None:
         """Take OVF_CTRL as the page has it, whoever was told of it."""
-        if not self._ovf_ctrl & self._vpmu.cpuid.ovf_ctrl_reserved:
+        if not self._ovf_ctrl & self._ovf_ctrl_reserved:
             self._vpmu.ovf_ctrl = self._ovf_ctrl
 
     def take_ovf_ctrl(self) -> None:
@@ -344,7 +347,7 @@ class HostPage:
         value = self._words[page.OVF_CTRL]
         if value != self._ovf_ctrl:
             self._ovf_ctrl = value
-            if not value & self._vpmu.cpuid.ovf_ctrl_reserved:
+            if not value & self._ovf_ctrl_reserved:
                 self._vpmu.ovf_ctrl = value
 
     def _store_guest_words(self) -> None:
