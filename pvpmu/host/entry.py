@@ -7,6 +7,7 @@ Source: ``vcpu_enter_guest`` (requests NMI, PMU, PMI, until there are none; inje
 from __future__ import annotations
 
 from pvpmu.host.pmi import REQUEST_NMI, REQUEST_PMI, REQUEST_PMU
+from pvpmu.host.pvpage import HostPage
 from pvpmu.host.registrar import PageRegistrar
 from pvpmu.shared import exits
 from pvpmu.shared.exits import SlotWords
@@ -73,27 +74,21 @@ class EntryLoop(PageRegistrar):
             self.delivery.deliver()
 
     def _about_to_freeze(self) -> bool:
+        return self._freezing() is not None and self.delivery.next_is_pmi()
+
+    def _freezing(self) -> HostPage | None:
+        """The page whose counters the injection of a PMI's NMI would freeze now."""
         page_half = self.page
-        return (
-            page_half is not None
-            and page_half.freeze
-            and page_half.running
-            and self.delivery.freezes
-            and self.delivery.next_is_pmi()
-        )
+        freezes = page_half is not None and page_half.freeze and page_half.running
+        return page_half if freezes and self.delivery.freezes else None
 
     def _inject(self) -> None:
         if not self.delivery.inject():
             return
         self._pmi_delivered()
-        page_half = self.page
-        if (
-            page_half is not None
-            and page_half.freeze
-            and page_half.running
-            and self.delivery.freezes
-        ):
-            page_half.freeze_now()
+        freezing = self._freezing()
+        if freezing is not None:
+            freezing.freeze_now()
 
     def _pmi_delivered(self) -> None:
         counts = self.delivery.counts
