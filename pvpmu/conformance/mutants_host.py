@@ -294,7 +294,7 @@ HOST = (
           _reraises, "OVF-0*"),
     _host("unmasked-width", "publishes counters beyond their width", HostPage, "_turn_values",
           _unmasked_width, "WID-07/a"),
-    _host("status-before-stop", "publishes the status from before the stop", HostPage,
+    _host("stale-status-at-stop", "publishes the status from before the stop", HostPage,
           "_store_host", _early_status, "AUTO-02/a"),
     _host("filter-bypass", "COMMIT does not ask the event filter", Counters, "start_paused",
           _unfiltered, "FLT-16/b"),

@@ -238,6 +238,7 @@ def test_random_accesses_agree_with_the_oracle_after_every_step(
         else:
             vpmu.cleanup()
         assert {a: vpmu.rdmsr(a) for a in oracle.registers()} == oracle.registers()
+        assert vpmu.live == vpmu.global_ctrl & vpmu.own_enable
         assert [vpmu.rdpmc(i) for i in range(cpuid.gp)] == oracle.value[: cpuid.gp]
 
 
