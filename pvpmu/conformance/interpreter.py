@@ -76,13 +76,24 @@ class _Handler:
 
 
 class Interpreter:
-    """Runs ``vector`` once; ``where`` is the operation it is at, ``trace`` what was seen."""
+    """Runs ``vector`` once; ``where`` is the operation it is at, ``trace`` what was seen.
 
-    def __init__(self, vector: Vector, path: PathName, profile: str, target: Target) -> None:
+    ``check`` is called before each operation and may end the run by raising.
+    """
+
+    def __init__(
+        self,
+        vector: Vector,
+        path: PathName,
+        profile: str,
+        target: Target,
+        check: Callable[[], None],
+    ) -> None:
         self._vector = vector
         self._path = path
         self._profile = profile
         self._target = target
+        self._check_limit = check
         self._asks_shape = bool(SHAPE_NAMES & vector.names())
         self._names: dict[str, int] = {}
         self._loops: dict[str, int] = {}
@@ -155,6 +166,7 @@ class Interpreter:
             self._places.pop()
 
     def _one(self, op: AnyOp) -> None:
+        self._check_limit()
         control = self._do.get(type(op))
         if control is not None:
             control(op)

@@ -8,17 +8,15 @@ feature with a permitted difference (``docs/conformance.md``) that is in force.
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import FrameType
 
 from pvpmu import __version__
 from pvpmu.conformance.features import FEATURES
 from pvpmu.conformance.interpreter import CaseFailed, Interpreter, Step
+from pvpmu.conformance.limit import TimeLimit, TimeLimitError
 from pvpmu.conformance.ops import PathName
 from pvpmu.conformance.target import PROTOCOL, Hello, Target, Unsupported
 from pvpmu.conformance.vector import PATHS, PROFILES, Vector
@@ -60,10 +58,6 @@ class _Run:
     failure: Failure | None = None
     trace: list[Step] = field(default_factory=list)
     compared: bool = False
-
-
-class _TimeLimitError(Exception):
-    """A case took longer than its limit."""
 
 
 class Runner:
@@ -132,17 +126,18 @@ class Runner:
         return self._interpret(vector, path, admitted[0])
 
     def _interpret(self, vector: Vector, path: PathName, profile: str) -> _Run:
-        interpreter = Interpreter(vector, path, profile, self._target)
+        limit = TimeLimit()
+        interpreter = Interpreter(vector, path, profile, self._target, limit.check)
         run = _Run(path, profile, Verdict.PASS, trace=interpreter.trace)
         try:
-            with _time_limit(self._config.limit_s):
+            with limit.running(self._config.limit_s):
                 interpreter.run()
         except CaseFailed as failed:
             run.verdict, run.failure = Verdict.FAIL, failed.failure
         except Unsupported as error:
             run.verdict = Verdict.FAIL
             run.reason = f"everything it needs is advertised, yet: {error}"
-        except _TimeLimitError:
+        except TimeLimitError:
             run.verdict = Verdict.ERROR
             run.reason = (
                 f"not done after {self._config.limit_s:g} s, at op {interpreter.where or 'reset'}"
@@ -250,22 +245,3 @@ def _differences(vector: Vector, run: _Run) -> set[str]:
         "emulated-retirement": run.profile != "kvm-5.14",
     }
     return {name for name, holds in conditions.items() if holds}
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise in the running code after ``seconds``; only the main thread can be interrupted so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def over(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeLimitError
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

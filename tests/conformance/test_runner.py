@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from pvpmu.cli import main
+from pvpmu.conformance import limit
 from pvpmu.conformance.reports import as_json
 from pvpmu.conformance.runner import RunConfig, Runner, select
 from pvpmu.conformance.target import Reply, Unsupported
@@ -91,6 +93,40 @@ def test_a_target_that_hangs_fails_that_case_only(
     (result,) = results(new_vector({"op": "mark"}), new_target(answer), limit_s=0.01)
     assert result.verdict is Verdict.ERROR
     assert result.reason == "not done after 0.01 s, at op 0"
+
+
+def test_a_case_is_ended_between_operations_when_its_time_is_over(
+    results: Results, new_vector: Any, new_target: Any
+) -> None:
+    def answer(*_: Any) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    fake = new_target(answer)
+    (result,) = results(new_vector(WR, {"op": "mark"}, RD), fake)
+    assert result.verdict is Verdict.ERROR
+    assert result.reason == "not done after 10 s, at op 1"
+    assert [name for name, *_ in fake.asked] == ["wr"]
+
+
+def test_an_interruption_that_is_lost_comes_again(
+    results: Results, new_vector: Any, new_target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "GRACE_S", 0.01)
+    lost = []
+
+    def answer(*_: Any) -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except limit.TimeLimitError as error:
+                if len(lost) == 3:
+                    raise
+                lost.append(error)
+
+    (result,) = results(new_vector({"op": "mark"}), new_target(answer), limit_s=0.01)
+    assert result.reason == "not done after 0.01 s, at op 0"
+    assert len(lost) == 3
 
 
 class _Differing:
