@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pvpmu.guest.cpu import Vcpu
 from pvpmu.guest.perf import PerfCore
@@ -43,6 +44,17 @@ _LONGEST = (
 )  # fmt: skip
 """Files that take longest, the first of all first: none of them must be the one that is waited for
 when every other has ended (``pytest --dist loadfile --no-loadscope-reorder``)."""
+
+
+# The same examples everywhere and every time, and nothing that fails where a machine is slow.
+settings.register_profile(
+    "pvpmu",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("pvpmu")
 
 
 def pytest_configure() -> None:

@@ -242,10 +242,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 class LockStep(RuleBasedStateMachine):
     """Each operation on all machines before the next."""
 

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvpmu.guest.perf_event import EventConfig, Sample, SampleLog
@@ -311,7 +311,6 @@ def test_the_log_keeps_the_last_samples_and_its_digest_covers_all(capacity: int)
     assert log.digest == hashlib.sha256(packed).hexdigest()
 
 
-@settings(deadline=None, database=None, derandomize=True)
 @given(order=st.permutations(range(5)))
 def test_the_digest_depends_on_the_order_of_samples(order: list[int]) -> None:
     samples = [Sample(n, 0, 0, 1, n) for n in range(5)]

@@ -315,12 +315,7 @@ def test_an_update_reads_once_when_nothing_nests(mail_rig: Any) -> None:
     assert mail_rig.core.events[2].hw.count == 77
 
 
-@settings(
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     width=st.integers(32, 48),
     spans=st.lists(st.integers(0, (1 << 31) - 1), min_size=1, max_size=8),

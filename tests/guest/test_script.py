@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvpmu.guest.script import Kind, ScriptCounts, Scripted, Step, make_steps
@@ -89,7 +89,6 @@ def test_without_ticks_or_switches_there_are_only_overflows() -> None:
     assert {step.kind for step in steps} == {Kind.OVERFLOW}
 
 
-@settings(deadline=None, database=None, derandomize=True)
 @given(
     overflows=st.lists(st.integers(1, 30), min_size=2, max_size=4),
     ticks=st.integers(0, 20),

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvpmu.guest.workload import RATE_ONE, Phase, Workload, make_phases
@@ -40,7 +40,6 @@ def _run(work: Workload, cycles: int, cuts: list[int]) -> list[int]:
     return total
 
 
-@settings(deadline=None, database=None, derandomize=True)
 @given(
     seed=st.integers(0, 1 << 32),
     cycles=st.integers(1, 3000),
@@ -97,7 +96,6 @@ def test_phases_follow_one_another_in_a_circle() -> None:
     assert work.retire(10)[INSTRUCTIONS] == 10
 
 
-@settings(deadline=None, database=None, derandomize=True)
 @given(seed=st.integers(0, 1 << 32), before=st.integers(0, 49), count=st.integers(1, 60))
 def test_cycles_until_is_the_first_cycle_at_which_the_count_is_reached(
     seed: int, before: int, count: int

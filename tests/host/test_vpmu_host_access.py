@@ -284,7 +284,7 @@ def test_a_smaller_destination_refuses_what_it_has_not_and_nothing_else(new_benc
     enables=st.integers(0, (1 << 35) - 1),
     status=st.integers(0, (1 << 35) - 1),
 )
-@settings(deadline=None, derandomize=True, database=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_legal_register_file_survives_a_round_trip(
     new_bench: New,
     values: list[int],

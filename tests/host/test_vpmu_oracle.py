@@ -192,7 +192,7 @@ def denies(event_filter: EventFilter | None) -> Callable[[int, int], bool]:
 @pytest.mark.parametrize("skip_paused", [False, True], ids=["always-paused", "is_paused"])
 @pytest.mark.parametrize("profile", [KVM_5_14, STRICT_SDM], ids=lambda profile: profile.name)
 @given(cpuid=CPUIDS, program=PROGRAM, operations=st.lists(OPERATIONS, min_size=20, max_size=40))
-@settings(deadline=None, derandomize=True, database=None, max_examples=60)
+@settings(max_examples=60)
 def test_random_accesses_agree_with_the_oracle_after_every_step(
     new_bench: New,
     profile: Profile,
@@ -255,7 +255,7 @@ ENTRIES = st.lists(
 
 
 @given(action=st.sampled_from(Action), entries=ENTRIES, umask=st.integers(0, 0xFF))
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@settings(max_examples=300)
 def test_masked_entries_mean_some_include_matches_and_no_exclude_does(
     action: Action, entries: list[int], umask: int
 ) -> None:

@@ -34,7 +34,8 @@ HEAD = st.builds(
 RECORDS = st.lists(st.tuples(WORD, WORD, WORD, HEAD, WORD, WORD), max_size=12)
 EVENTS = [{"name": "cpu-cycles", "kind": 0}, {"name": "cache-misses", "kind": 4}]
 EVERYTHING = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

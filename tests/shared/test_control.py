@@ -123,7 +123,7 @@ def test_a_malformed_packet_is_a_peer_error_of_one_line(packet: bytes, words: st
 
 
 @given(st.binary(max_size=40))
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@settings(max_examples=300)
 def test_random_bytes_are_refused_and_nothing_else_is_raised(packet: bytes) -> None:
     with pytest.raises(PeerError):
         decode(packet)
@@ -137,7 +137,7 @@ JSON_LIKE = st.recursive(
 
 
 @given(st.sampled_from(["Hello", "Welcome", "Refuse", "Stats"]), st.data())
-@settings(deadline=None, derandomize=True, database=None, max_examples=40)
+@settings(max_examples=40)
 def test_random_field_values_are_a_message_or_a_peer_error(kind: str, data: st.DataObject) -> None:
     names = {
         "Hello": list(Hello.__dataclass_fields__),

@@ -1,7 +1,7 @@
 """CPUID leaf 0xA and the masks that follow from it."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvpmu.shared.cpuid import HOST_CAPABILITY, Leaf, PmuCpuid, clamped
@@ -29,7 +29,6 @@ def test_the_default_leaf_is_version_2_with_8_general_and_3_fixed_of_48_bits() -
 
 
 @given(SHAPES)
-@settings(deadline=None, derandomize=True, database=None)
 def test_decoding_an_encoded_leaf_gives_the_same_pmu(cpuid: PmuCpuid) -> None:
     eax, ebx, _, edx = cpuid.encode()
     same = PmuCpuid.decode(eax, ebx, edx, pdcm=cpuid.pdcm, full_width=cpuid.full_width)
@@ -37,7 +36,6 @@ def test_decoding_an_encoded_leaf_gives_the_same_pmu(cpuid: PmuCpuid) -> None:
 
 
 @given(SHAPES)
-@settings(deadline=None, derandomize=True, database=None)
 def test_valid_and_reserved_bits_never_overlap_and_cover_64_bits(cpuid: PmuCpuid) -> None:
     assert cpuid.counters.bit_count() == cpuid.gp + cpuid.fixed
     assert ~cpuid.fixed_ctrl_reserved & U64 == sum(0xB << 4 * j for j in range(cpuid.fixed))

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvpmu.shared.histogram import (
@@ -17,7 +17,6 @@ from pvpmu.shared.histogram import (
 )
 
 VALUES = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=200)
-EXACT = settings(deadline=None, derandomize=True, database=None)
 
 
 def filled(values: list[int]) -> Histogram:
@@ -28,7 +27,6 @@ def filled(values: list[int]) -> Histogram:
 
 
 @given(VALUES, st.floats(0.001, 1))
-@EXACT
 def test_a_quantile_is_within_one_percent_of_the_exact_one(values: list[int], share: float) -> None:
     ordered = sorted(values)
     exact = next(v for i, v in enumerate(ordered, 1) if i >= share * len(ordered))
@@ -36,7 +34,6 @@ def test_a_quantile_is_within_one_percent_of_the_exact_one(values: list[int], sh
 
 
 @given(VALUES, VALUES)
-@EXACT
 def test_merging_equals_recording_everything_in_one(first: list[int], second: list[int]) -> None:
     merged = filled(first)
     merged.merge(filled(second))
@@ -83,7 +80,6 @@ def test_summarize_keeps_few_values_in_full() -> None:
 
 
 @given(VALUES)
-@EXACT
 def test_buckets_ascend_and_hold_every_value(values: list[int]) -> None:
     buckets = filled(values).buckets()
     assert sum(count for _, count in buckets) == len(values)
@@ -93,7 +89,6 @@ def test_buckets_ascend_and_hold_every_value(values: list[int]) -> None:
 
 
 @given(st.integers(0, (1 << 32) - 1))
-@EXACT
 def test_a_bucket_holds_its_value_and_is_at_most_one_percent_wide(value: int) -> None:
     low, high = bounds_of(bucket_of(value))
     assert low <= value <= high == highest_of(bucket_of(value))
@@ -109,7 +104,6 @@ def test_buckets_leave_no_gap_up_to_the_largest_value_in_shared_words() -> None:
 
 
 @given(VALUES)
-@EXACT
 def test_a_histogram_of_counts_is_the_one_that_recorded_them(values: list[int]) -> None:
     recorded = filled(values)
     counts: dict[int, int] = {}

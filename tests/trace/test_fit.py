@@ -87,7 +87,7 @@ def table(
     st.integers(0, 1),
     st.integers(0, 50),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_table_of_either_driver_is_explained_exactly(
     driver: DriverName,
     shape: tuple[int, tuple[int, ...]],

@@ -164,7 +164,7 @@ _PIECES = st.one_of(
 
 
 @given(st.lists(_PIECES, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_a_trace_or_one_error(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     said: list[str] = []
@@ -179,7 +179,7 @@ def test_any_bytes_are_a_trace_or_one_error(pieces: list[bytes]) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(data=st.lists(_PIECES, max_size=10).map(b"".join))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_bytes_are_readable_as_any_format(name: str, data: bytes) -> None:
     with contextlib.suppress(UsageError):
         read_trace(Source("some", io.BytesIO(data), len(data)), wanted=name)
