@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pvpmu.console import units
 from pvpmu.console.grid import Column, cut, fit
 from pvpmu.console.keys import View
-from pvpmu.console.model import KINDS, LatencyRow, Model
+from pvpmu.console.model import LatencyRow, Model
+from pvpmu.console.since import KINDS
 from pvpmu.console.tables import Table, arranged, register_table, total_table, vcpu_table
 
 REPEAT = 20

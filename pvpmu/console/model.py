@@ -10,30 +10,18 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pvpmu.console import since
+from pvpmu.console.since import KINDS, PAGE, RATES
 from pvpmu.console.snapshot import Buckets, VmSnapshot
 from pvpmu.shared import registers as msr
-from pvpmu.shared.exits import ExitReason, reason_name
+from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import Histogram
-from pvpmu.shared.liveview import HANDLER_KEY, OTHER, PMI_WORDS, AccessPath, Key
+from pvpmu.shared.liveview import OTHER, Key
 from pvpmu.shared.registers import BY_ADDRESS
 from pvpmu.shared.units import Ns
 
 HISTORY_S = 60.0
 """How far back a sparkline goes."""
-PAGE, EXIT, HANDLER = "page", "exit", "PMI handler"
-KINDS = (PAGE, EXIT, HANDLER)
-"""What the latency histograms are of: accesses without an exit, those with one, whole handlers."""
-EXITS_PER_S, PMIS_PER_S = "exits/s", "PMIs/s"
-RATES = (EXITS_PER_S, PMIS_PER_S)
-
-_REGISTERS = (ExitReason.MSR_READ, ExitReason.MSR_WRITE, ExitReason.RDPMC)
-_KIND_OF = {
-    AccessPath.PAGE: PAGE,
-    AccessPath.PASSED: PAGE,
-    AccessPath.EXIT: EXIT,
-    AccessPath.COMMIT: EXIT,
-}
-_UNKNOWN_REASON = 0xFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +148,8 @@ class Model:
         # Rows that take long to make, by vCPU: the picture is drawn anew at every key.
         self._registers: dict[int | None, list[RegisterRow]] = {}
         self._latencies: dict[int | None, list[LatencyRow]] = {}
+        # What both are made of, by VM and vCPU.
+        self._series: dict[tuple[str, int | None], dict[Key, dict[int, int]]] = {}
 
     @property
     def vms(self) -> list[VmSnapshot]:
@@ -199,6 +189,7 @@ class Model:
     def _forget(self) -> None:
         self._registers.clear()
         self._latencies.clear()
+        self._series.clear()
 
     # Rows ------------------------------------------------------------------------------------
 
@@ -234,11 +225,12 @@ class Model:
         rows = []
         for seen in self._seen.values():
             numbers = _numbers(seen.now, vcpu)
-            totals = _accesses(seen.now, seen.base, numbers)
-            latest = _accesses(seen.now, seen.before, numbers)
+            totals = since.accesses(seen.now, seen.base, numbers)
+            latest = since.accesses(seen.now, seen.before, numbers)
+            recorded = self._since_reset(seen, vcpu)
             whole = sum(totals.values())
             for key, total in totals.items():
-                latency = _latency(self._histogram(seen, numbers, [key]))
+                latency = _latency(Histogram.of(recorded.get(key, {})))
                 rows.append(
                     RegisterRow(
                         vm=seen.now.name,
@@ -258,10 +250,12 @@ class Model:
 
     def _latency_rows(self, vcpu: int | None) -> list[LatencyRow]:
         rows = []
+        kinds = {
+            name: since.by_kind(self._since_reset(seen, vcpu)) for name, seen in self._seen.items()
+        }
         for kind in KINDS:
             for seen in self._seen.values():
-                numbers = _numbers(seen.now, vcpu)
-                histogram = self._histogram(seen, numbers, _keys_of(seen.now, numbers, kind))
+                histogram = Histogram.of(kinds[seen.now.name][kind])
                 latency = _latency(histogram)
                 if latency is not None:
                     rows.append(
@@ -284,7 +278,7 @@ class Model:
                 vm=seen.now.name,
                 design=seen.now.design,
                 kind=kind,
-                rate=self._rate(_count(seen.now, seen.before, _numbers(seen.now, vcpu), kind)),
+                rate=self._rate(since.count(seen.now, seen.before, _numbers(seen.now, vcpu), kind)),
                 trend=self._trend(seen, vcpu, kind),
             )
             for kind in RATES
@@ -295,14 +289,7 @@ class Model:
         """What each VM's guest recorded since its first snapshot or the last reset."""
         found = []
         for seen in self._seen.values():
-            numbers = range(len(seen.now.vcpus))
-            series: dict[Key, dict[int, int]] = {}
-            for key in {key for number in numbers for key in _series(seen.now, number)}:
-                together: dict[int, int] = {}
-                for number in numbers:
-                    _add(together, seen.now, seen.first, number, [key])
-                if together:
-                    series[key] = together
+            series = since.series(seen.now, seen.first, range(len(seen.now.vcpus)))
             found.append(Recorded(seen.now.name, seen.now.design, seen.begun, self._time, series))
         return found
 
@@ -314,15 +301,15 @@ class Model:
     def _vcpu_row(self, seen: _Seen, numbers: Sequence[int], vcpu: int | None) -> VcpuRow:
         now = seen.now
         own = [now.vcpus[number] for number in numbers]
-        totals = _by_reason(_exits(now, seen.base, numbers))
-        latest = _by_reason(_exits(now, seen.before, numbers))
-        pmis = _pmis(now, seen.base, numbers)
+        totals = since.by_reason(since.exits(now, seen.base, numbers))
+        latest = since.by_reason(since.exits(now, seen.before, numbers))
+        pmis = since.pmis(now, seen.base, numbers)
         guests = [each.guest for each in own if each.guest is not None]
         avoided = avoided_rate = spurious = None
         if guests:
-            avoided = _count(now, seen.base, numbers, PAGE)
-            avoided_rate = self._rate(_count(now, seen.before, numbers, PAGE))
-            spurious = max(_spurious(now, numbers) - _spurious(seen.base, numbers), 0)
+            avoided = since.count(now, seen.base, numbers, PAGE)
+            avoided_rate = self._rate(since.count(now, seen.before, numbers, PAGE))
+            spurious = max(since.spurious(now, numbers) - since.spurious(seen.base, numbers), 0)
         floors = sorted(guest.floor_ns for guest in guests if guest.floor_ns)
         records = sorted(guest.record_ns for guest in guests)
         return VcpuRow(
@@ -332,7 +319,7 @@ class Model:
             state=now.state_of(own[0]) if vcpu is not None else "",
             generation=own[0].generation if vcpu is not None else None,
             pmis=pmis,
-            pmi_rate=self._rate(_pmis(now, seen.before, numbers)["delivered"]),
+            pmi_rate=self._rate(since.pmis(now, seen.before, numbers)["delivered"]),
             exits={
                 reason: (total, self._rate(latest.get(reason, 0)))
                 for reason, total in totals.items()
@@ -348,37 +335,33 @@ class Model:
             refused=sum(guest.refused for guest in guests),
         )
 
-    def _histogram(self, seen: _Seen, numbers: Sequence[int], keys: Iterable[Key]) -> Histogram:
-        """Of those keys together, since the reset."""
-        together: dict[int, int] = {}
-        wanted = list(keys)
-        for number in numbers:
-            _add(together, seen.now, seen.base, number, wanted)
-        return Histogram.of(together)
+    def _since_reset(self, seen: _Seen, vcpu: int | None) -> dict[Key, dict[int, int]]:
+        place = seen.now.name, vcpu
+        if place not in self._series:
+            self._series[place] = since.series(seen.now, seen.base, _numbers(seen.now, vcpu))
+        return self._series[place]
 
     def _remember(self, seen: _Seen) -> None:
         """Put what the last interval gave into the history."""
         numbers = range(len(seen.now.vcpus))
-        for kind in KINDS:
-            everything: dict[int, int] = {}
-            for vcpu in numbers:
-                own: dict[int, int] = {}
-                keys = _keys_of(seen.now, [vcpu], kind)
-                _add(own, seen.now, seen.before, vcpu, keys)
-                self._remember_median(seen, vcpu, kind, own)
-                for bucket, count in own.items():
-                    everything[bucket] = everything.get(bucket, 0) + count
-            self._remember_median(seen, None, kind, everything)
+        everything: dict[str, dict[int, int]] = {kind: {} for kind in KINDS}
+        for vcpu in numbers:
+            own = since.by_kind(since.series(seen.now, seen.before, [vcpu]))
+            self._remember_medians(seen, vcpu, own)
+            for kind, buckets in own.items():
+                since.merge(everything[kind], buckets)
+        self._remember_medians(seen, None, everything)
         for kind in RATES:
             for choice in (None, *numbers):
-                count = _count(seen.now, seen.before, _numbers(seen.now, choice), kind)
+                count = since.count(seen.now, seen.before, _numbers(seen.now, choice), kind)
                 self._append(seen, choice, kind, self._rate(count))
 
-    def _remember_median(
-        self, seen: _Seen, vcpu: int | None, kind: str, buckets: dict[int, int]
+    def _remember_medians(
+        self, seen: _Seen, vcpu: int | None, kinds: Mapping[str, Mapping[int, int]]
     ) -> None:
-        if buckets:
-            self._append(seen, vcpu, kind, Histogram.of(buckets).quantile(0.5))
+        for kind, buckets in kinds.items():
+            if buckets:
+                self._append(seen, vcpu, kind, Histogram.of(buckets).quantile(0.5))
 
     def _append(self, seen: _Seen, vcpu: int | None, kind: str, value: float) -> None:
         values = seen.history.setdefault((vcpu, kind), deque())
@@ -399,105 +382,11 @@ def _numbers(vm: VmSnapshot, vcpu: int | None) -> Sequence[int]:
     return [vcpu] if vcpu < len(vm.vcpus) else []
 
 
-def _exits(vm: VmSnapshot, since: VmSnapshot | None, numbers: Sequence[int]) -> dict[Key, int]:
-    """Exits by key since another snapshot (None: since the beginning); never negative."""
-    found: dict[Key, int] = {}
-    for number in numbers:
-        before = since.vcpus[number].exits if since is not None else {}
-        for key, count in vm.vcpus[number].exits.items():
-            found[key] = found.get(key, 0) + max(count - before.get(key, 0), 0)
-    return found
-
-
-def _by_reason(exits: Mapping[Key, int]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for key, count in exits.items():
-        name = "UNKNOWN" if key.reason == _UNKNOWN_REASON else reason_name(key.reason)
-        found[name] = found.get(name, 0) + count
-    return found
-
-
-def _pmis(vm: VmSnapshot, since: VmSnapshot | None, numbers: Sequence[int]) -> dict[str, int]:
-    found = dict.fromkeys(PMI_WORDS, 0)
-    for number in numbers:
-        before = since.vcpus[number].pmis if since is not None else {}
-        for name, count in vm.vcpus[number].pmis.items():
-            found[name] += max(count - before.get(name, 0), 0)
-    return found
-
-
-def _series(vm: VmSnapshot | None, number: int) -> Mapping[Key, Buckets]:
-    guest = vm.vcpus[number].guest if vm is not None else None
-    return guest.series if guest is not None else {}
-
-
-def _spurious(vm: VmSnapshot | None, numbers: Sequence[int]) -> int:
-    guests = [vm.vcpus[number].guest for number in numbers] if vm is not None else []
-    return sum(guest.spurious for guest in guests if guest is not None)
-
-
-def _recorded(vm: VmSnapshot, since: VmSnapshot | None, numbers: Sequence[int], key: Key) -> int:
-    """Values of a series since another snapshot."""
-    total = 0
-    for number in numbers:
-        total += max(_number(vm, number, key) - _number(since, number, key), 0)
-    return total
-
-
-def _number(vm: VmSnapshot | None, number: int, key: Key) -> int:
-    guest = vm.vcpus[number].guest if vm is not None else None
-    return guest.counts.get(key, 0) if guest is not None else 0
-
-
-def _add(
-    into: dict[int, int],
-    vm: VmSnapshot,
-    since: VmSnapshot | None,
-    number: int,
-    keys: Iterable[Key],
-) -> None:
-    """Add a vCPU's series since another snapshot, bucket by bucket."""
-    now, before = _series(vm, number), _series(since, number)
-    for key in keys:
-        gone = before.get(key, {})
-        for bucket, count in now.get(key, {}).items():
-            new = count - gone.get(bucket, 0)
-            if new > 0:
-                into[bucket] = into.get(bucket, 0) + new
-
-
 def _latency(histogram: Histogram) -> Latency | None:
     if not histogram.count:
         return None
     p50, p90, p99, p999 = histogram.quantiles((0.5, 0.9, 0.99, 0.999))
     return Latency(histogram.count, p50, p90, p99, p999, histogram.max)
-
-
-def _keys_of(vm: VmSnapshot, numbers: Sequence[int], kind: str) -> list[Key]:
-    """The series that belong to a kind of latency."""
-    keys = {key for number in numbers for key in _series(vm, number)}
-    if kind == HANDLER:
-        return [HANDLER_KEY] if HANDLER_KEY in keys else []
-    return [key for key in keys if key.reason in _REGISTERS and _KIND_OF.get(key.path) == kind]
-
-
-def _accesses(vm: VmSnapshot, since: VmSnapshot | None, numbers: Sequence[int]) -> dict[Key, int]:
-    """Accesses to registers by key: exits as the host counts them, the others as the guest does."""
-    found = {
-        key: count for key, count in _exits(vm, since, numbers).items() if key.reason in _REGISTERS
-    }
-    for key in _keys_of(vm, numbers, PAGE):
-        found[key] = _recorded(vm, since, numbers, key)
-    return found
-
-
-def _count(vm: VmSnapshot, since: VmSnapshot | None, numbers: Sequence[int], kind: str) -> int:
-    """Exits, PMIs or accesses without an exit since another snapshot."""
-    if kind == EXITS_PER_S:
-        return sum(_exits(vm, since, numbers).values())
-    if kind == PMIS_PER_S:
-        return _pmis(vm, since, numbers)["delivered"]
-    return sum(_recorded(vm, since, numbers, key) for key in _keys_of(vm, numbers, kind))
 
 
 def _name(key: Key) -> str:

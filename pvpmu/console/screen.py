@@ -10,7 +10,8 @@ from rich.text import Text
 from pvpmu.console import chart, units
 from pvpmu.console.grid import cut, fit
 from pvpmu.console.keys import HELP, View
-from pvpmu.console.model import HANDLER, HISTORY_S, LatencyRow, Model, RateRow
+from pvpmu.console.model import HISTORY_S, LatencyRow, Model, RateRow
+from pvpmu.console.since import HANDLER
 from pvpmu.console.tables import (
     WIDE,
     Table,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 from pvpmu.shared import liveview
 from pvpmu.shared.histogram import BUCKETS, TOP_BITS
@@ -203,5 +204,6 @@ def _filled(counts: Sequence[int]) -> Buckets:
     for first in range(0, BUCKETS, _BLOCK):
         block = counts[first : first + _BLOCK]
         if any(block):
-            found |= {bucket: count for bucket, count in enumerate(block, first) if count}
+            buckets = compress(range(first, first + _BLOCK), block)
+            found.update(zip(buckets, filter(None, block), strict=True))
     return found

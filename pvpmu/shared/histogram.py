@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import accumulate
+from operator import mul
 
 SUB_BITS = 7
 TOP_BITS = 32
@@ -39,7 +43,7 @@ class Histogram:
         made = cls()
         made._counts = {bucket: count for bucket, count in counts.items() if count}
         made.count = sum(made._counts.values())
-        made.total = sum(value_of(bucket) * count for bucket, count in made._counts.items())
+        made.total = sum(map(mul, map(value_of, made._counts), made._counts.values()))
         made.max = highest_of(max(made._counts)) if made._counts else 0
         return made
 
@@ -56,18 +60,21 @@ class Histogram:
         return self.quantiles([share])[0]
 
     def quantiles(self, shares: Sequence[float]) -> list[int]:
-        """Several of them; shares ascend."""
-        found: list[int] = []
-        seen = 0
-        for bucket in sorted(self._counts):
-            seen += self._counts[bucket]
-            while len(found) < len(shares) and seen >= shares[len(found)] * self.count:
-                found.append(min(value_of(bucket), self.max))
-        return found + [self.max] * (len(shares) - len(found))
+        """Several of them."""
+        if not self._counts:
+            return [self.max] * len(shares)
+        buckets = sorted(self._counts)
+        below = list(accumulate(map(self._counts.__getitem__, buckets)))
+        last = len(buckets) - 1
+        found = (buckets[min(bisect_left(below, share * self.count), last)] for share in shares)
+        return [min(value_of(bucket), self.max) for bucket in found]
 
     def buckets(self) -> list[list[int]]:
         """[value in ns, count] of each bucket that holds any, ascending."""
-        return [[min(value_of(b), self.max), self._counts[b]] for b in sorted(self._counts)]
+        return [
+            [min(value_of(bucket), self.max), count]
+            for bucket, count in sorted(self._counts.items())
+        ]
 
     def summary(self) -> dict[str, float]:
         """count, mean, p50, p90, p99, p999, max; ns."""
@@ -104,6 +111,7 @@ def bucket_of(value: int) -> int:
     return (shift << SUB_BITS) + (value >> shift)
 
 
+@cache
 def value_of(bucket: int) -> int:
     """The middle of a bucket, ns."""
     low, high = bounds_of(bucket)

@@ -13,7 +13,7 @@ two of them may be of different instants. Pure: others map the words.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvpmu.shared import registers as msr
 from pvpmu.shared.exits import ExitReason
@@ -67,12 +67,13 @@ class Status(enum.IntEnum):
     """The host was interrupted, or failed."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What is counted or timed: an exit's reason number, its MSR address or RDPMC index, its path.
 
     ``address`` is 0 for other exits and for handlers, ``OTHER`` for what is no register.
     """
+
+    # A tuple: a view looks thousands of them up at each update.
 
     reason: int
     address: int

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pvpmu.console.model import EXIT, HANDLER, PAGE, Model
+from pvpmu.console.model import Model
+from pvpmu.console.since import EXIT, HANDLER, PAGE
 from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.histogram import bucket_of, value_of
 from pvpmu.shared.liveview import HANDLER_KEY, OTHER, AccessPath, Key, State, Status
