@@ -20,7 +20,7 @@ from pvpmu.shared.design import design_names
 from pvpmu.shared.page import GLOBAL_CTRL
 from pvpmu.shared.registers import REGISTERS
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 SHORT = """
 name = "short"
 summary = "20 ms of two sampled events"

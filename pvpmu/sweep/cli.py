@@ -125,7 +125,8 @@ def _run(args: argparse.Namespace, grid: Grid, file: SweepFile, path: Path) -> N
                 done(file.rows)
                 run_sweep(grid, file, engine, done)
         except BaseException:
-            if 0 < file.rows < grid.size:
-                line = f"pvpmu: {path} holds {file.rows:,} of {grid.size:,} points; "
+            kept = file.kept()
+            if 0 < kept < grid.size:
+                line = f"pvpmu: {path} holds {kept:,} of {grid.size:,} points; "
                 print(f"{line}the same command continues", file=sys.stderr)
             raise

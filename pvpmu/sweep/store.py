@@ -17,13 +17,15 @@ from pathlib import Path
 from pvpmu.shared.errors import NameInUseError, UsageError
 
 _MARK = "# pvpmu-sweep/1 grid "
+_HEADER_LINES = 3
 POINT = "point"
 
 
 class SweepFile:
     """An open file. ``rows``: points that it holds already, which are the first so many."""
 
-    def __init__(self, fd: int, rows: int) -> None:
+    def __init__(self, path: Path, fd: int, rows: int) -> None:
+        self._path = path
         self._fd = fd
         self.rows = rows
 
@@ -31,10 +33,17 @@ class SweepFile:
         """Append the next points' cells and wait until the disk has them."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
+        number = self.rows
         for cells in rows:
-            writer.writerow([self.rows, *map(_text, cells)])
-            self.rows += 1
+            writer.writerow([number, *map(_text, cells)])
+            number += 1
         _write(self._fd, text.getvalue().encode())
+        self.rows = number
+
+    def kept(self) -> int:
+        """Points in the file: ``rows``, and what an interrupted or failed append has written."""
+        with self._path.open("rb") as file:
+            return sum(line.endswith(b"\n") for line in file) - _HEADER_LINES
 
 
 @contextlib.contextmanager
@@ -67,7 +76,7 @@ def open_file(
             os.lseek(fd, whole, os.SEEK_SET)
         if rows > size:
             raise UsageError(f"{path}: holds {rows:,} points, expected at most {size:,}")
-        yield SweepFile(fd, rows)
+        yield SweepFile(path, fd, rows)
     finally:
         os.close(fd)
 
@@ -90,19 +99,20 @@ def _rows(path: Path, content: bytes, mark: str, names: str) -> int | None:
             f"{path}: holds the grid {theirs}, this one is {ours}: {_command(content)}"
         )
     lines = content.split(b"\n")
-    if len(lines) <= 3:
+    if len(lines) <= _HEADER_LINES:
         return None
-    if lines[2].decode(errors="replace") + "\n" != names:
-        raise UsageError(f"{path}: line 3: other columns than this version writes")
+    if lines[_HEADER_LINES - 1].decode(errors="replace") + "\n" != names:
+        raise UsageError(f"{path}: line {_HEADER_LINES}: other columns than this version writes")
     width = len(next(csv.reader([names])))
-    for number, line in enumerate(lines[3:-1]):
+    for number, line in enumerate(lines[_HEADER_LINES:-1]):
+        at = number + _HEADER_LINES + 1
         cells = next(csv.reader([line.decode(errors="replace")]), [])
         if len(cells) != width or cells[0] != str(number):
             raise UsageError(
-                f"{path}: line {number + 4}: expected point {number} in {width} cells, "
+                f"{path}: line {at}: expected point {number} in {width} cells, "
                 f"found {cells[0] if cells else 'nothing'} in {len(cells)}"
             )
-    return len(lines) - 4
+    return len(lines) - _HEADER_LINES - 1
 
 
 def _command(content: bytes) -> str:

@@ -34,7 +34,7 @@ def compiled(tmp_path: Path, command: str, *options: str, source: str, language:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.stderr == ""
     assert done.returncode == 0
@@ -79,7 +79,7 @@ def test_a_wrong_offset_fails_the_compiler(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode != 0
     assert "features" in done.stderr

@@ -81,7 +81,7 @@ def test_the_c_example_ends_with_verdicts(
     program = tmp_path / "registers"
     strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
     source = str(STUBS / "registers.c")
-    subprocess.run([compiler, *strict, "-o", str(program), source], check=True, timeout=60)
+    subprocess.run([compiler, *strict, "-o", str(program), source], check=True, timeout=300)
     results = run(str(program), vectors)
     verdicts = {verdict: [c.id for c in results if c.verdict is verdict] for verdict in Verdict}
     assert verdicts[Verdict.ERROR] == []

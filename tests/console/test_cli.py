@@ -30,7 +30,7 @@ from pvpmu.shared.exits import ExitReason
 from pvpmu.shared.liveview import HANDLER_KEY, AccessPath, State, Status
 
 pytestmark = pytest.mark.process
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 IN_A_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -15,7 +15,7 @@ import pytest
 from pvpmu.shared import memory
 from pvpmu.shared.control import CONTROL_VERSION, Hello
 
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 SHM = Path("/dev/shm")  # noqa: S108 (where the names are)
 SHORT = """
 name = "short"

@@ -49,7 +49,7 @@ def perf(*arguments: str | Path) -> str:
         [PERF, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "PAGER": "cat", "LC_ALL": "C"},
     )

@@ -57,7 +57,7 @@ def run_python(code: str, *arguments: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout
 

@@ -18,7 +18,7 @@ from pvpmu.sweep import engine
 
 from .conftest import grid_of, written
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 GRID = ["--design", "trap", "page", "--vary", "seed=1..24", "--vary", "cost.exit_ns=1300,3110",
         "--set", "scenario.duration_us=20000"]  # fmt: skip
 ROWS = 96

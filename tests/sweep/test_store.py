@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def test_a_row_is_a_line_with_the_number_of_its_point(path: Path) -> None:
         '3,3,"design, 3",',
         '4,4,"design, 4",4.5',
     ]
+
+
+def test_what_is_kept_is_what_the_file_has_whatever_ended_an_append(path: Path) -> None:
+    def interrupted() -> Iterator[list[object]]:
+        yield ROWS[1]
+        raise KeyboardInterrupt
+
+    with open_file(path, digest="abc", command="a b", columns=COLUMNS, size=SIZE) as file:
+        file.append(ROWS[:1])
+        with pytest.raises(KeyboardInterrupt):
+            file.append(interrupted())
+        assert (file.rows, file.kept()) == (1, 1)
+        with path.open("ab") as other:
+            other.write(b'1,1,"design, 1",1.5\n2,2,"des')
+        assert (file.rows, file.kept()) == (1, 2)
 
 
 def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(path: Path) -> None:

@@ -57,7 +57,7 @@ def kit() -> Iterator[KitHost]:
 def play(kit: KitHost) -> Play:
     """Play the host of ``program`` (empty: pvpmu-guest) for these cases: results by id."""
 
-    def run(program: Path | str, *names: str, limit_s: float = 20.0) -> dict[str, CaseResult]:
+    def run(program: Path | str, *names: str, limit_s: float = 60.0) -> dict[str, CaseResult]:
         command = f"{program} {{name}} {PMIS}" if program else ""
         runner = GuestRunner(GuestConfig(command=command, limit_s=limit_s), kit)
         return {result.id: result for result in runner.run(cases.select(names)).results}
