@@ -15,6 +15,7 @@ from pvpmu.conformance import checks, output
 from pvpmu.conformance.catalogue import load_catalogue
 from pvpmu.conformance.checks import DESIGN_HELP
 from pvpmu.conformance.guests import cli as guests
+from pvpmu.conformance.limit import DEFAULT_S
 from pvpmu.conformance.ops import AnyOp, inside, text_of
 from pvpmu.conformance.vector import PROFILES, Vector, load_vectors, schema
 from pvpmu.shared.design import Design, design_named
@@ -24,7 +25,6 @@ from pvpmu.shared.process import seconds
 if TYPE_CHECKING:
     from pvpmu.conformance.target import Target
 
-_TIMEOUT_S = 10.0
 _PATHS = ("trap", "page", "both")
 _EXTRA: dict[str, Any] = {
     "action": "append",
@@ -93,7 +93,7 @@ def _add_run(actions: Any) -> None:
     run.add_argument(
         "--timeout",
         type=seconds,
-        default=_TIMEOUT_S,
+        default=DEFAULT_S,
         metavar="S",
         help="time limit of a case on one path (%(default)g s)",
     )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+DEFAULT_S = 60.0
+"""A case takes some ms; on a machine where twenty others compute, a real VM takes seconds."""
 GRACE_S = 1.0
 """How long an operation may still run when the limit has passed, before it is interrupted."""
 

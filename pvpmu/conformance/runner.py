@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pvpmu import __version__
 from pvpmu.conformance.features import FEATURES
 from pvpmu.conformance.interpreter import CaseFailed, Interpreter, Step
-from pvpmu.conformance.limit import TimeLimit, TimeLimitError
+from pvpmu.conformance.limit import DEFAULT_S, TimeLimit, TimeLimitError
 from pvpmu.conformance.ops import PathName
 from pvpmu.conformance.target import PROTOCOL, Hello, Target, Unsupported
 from pvpmu.conformance.vector import PATHS, PROFILES, Vector
@@ -24,7 +24,6 @@ from pvpmu.conformance.verdict import CaseResult, Failure, RunResult, Verdict, t
 from pvpmu.shared.errors import PvpmuError, UsageError
 
 PATH_CHOICES = ("trap", "page", "both")
-_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class RunConfig:
     design: str = ""
     gives_up: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
-    limit_s: float = _LIMIT_S
+    limit_s: float = DEFAULT_S
 
 
 @dataclass(slots=True)
