@@ -106,8 +106,10 @@ class Screen:
 
     def ended(self) -> int:
         """Exit status; the terminal must be as it was before."""
+        end = time.monotonic() + TIMEOUT_S
         with contextlib.suppress(OSError):
             while self.process.poll() is None:
+                assert time.monotonic() < end, f"still runs; its screen: {self.seen[-4000:]!r}"
                 ready, _, _ = select.select([self._person], [], [], 0.05)
                 if ready:
                     self.seen += os.read(self._person, 65536).decode("utf-8", "replace")
@@ -132,6 +134,18 @@ def screen() -> Iterator[Callable[..., Screen]]:
             return made
 
         yield start
+
+
+def test_a_view_that_does_not_end_is_not_waited_for_for_ever(
+    publish: Any, screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = publish()
+    fill(published)
+    shown = screen(80, 24, published.name)
+    shown.until("RUNNING")
+    monkeypatch.setattr(f"{__name__}.TIMEOUT_S", 0)
+    with pytest.raises(AssertionError, match="still runs; its screen: "):
+        shown.ended()
 
 
 def test_keys_do_what_they_say_and_q_puts_the_terminal_back(publish: Any, screen: Any) -> None:

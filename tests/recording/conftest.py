@@ -13,8 +13,7 @@ import pytest
 
 from pvpmu.bench.vm import VmConfig, open_vm
 from pvpmu.guest.machine import Machine, RunJob, RunReport
-from pvpmu.guest.scenario import Scenario, ScenarioEvent, load_scenario, run_seed
-from pvpmu.guest.script import ScriptCounts
+from pvpmu.guest.scenario import Scenario, load_scenario, run_seed
 from pvpmu.guest.traced import described
 from pvpmu.host.stats import HostStats
 from pvpmu.host.traced import TracedVcpu
@@ -28,18 +27,7 @@ from pvpmu.shared.design import design_named
 from pvpmu.shared.exits import Control
 from pvpmu.shared.page import PAGE_SIZE
 
-SHORT = Scenario(
-    name="short",
-    summary="each operation a few times",
-    duration_us=20_000,
-    events=tuple(
-        ScenarioEvent(name=name, frequency=4000, initial_period=100_000)
-        for name in ("cpu-cycles", "instructions", "branch-instructions", "cache-misses")
-    ),
-    script=ScriptCounts(
-        ticks=5, sched_in=3, sched_out=2, overflows=(9, 8, 7, 6), coincident=3, stray=2
-    ),
-)
+from ..short import SHORT  # noqa: TID252 (tests are no package)
 
 
 @dataclass
