@@ -44,6 +44,9 @@ _REST = -1
 _FURTHER = b"(further ones)"
 """Stands for names beyond those that are kept apart."""
 
+_UNSEEN = b"\0"
+"""Begins no event: a thread's first exit is looked at."""
+
 _PLAIN = Control.PLAIN
 
 
@@ -51,7 +54,8 @@ _PLAIN = Control.PLAIN
 class Thread:
     """One thread of the trace. ``vcpu``: its number where the trace says it, else None.
 
-    ``exits``: by reason as printed. ``exit_stamp``: time of its last exit.
+    ``exits``: by reason as printed. ``exit_stamp``: time of its last exit. ``says``: how its
+    kvm_exit events begin, where that is the vCPU's number. ``several``: they have several numbers.
     """
 
     tid: int
@@ -60,7 +64,8 @@ class Thread:
     tracker: Tracker
     exits: Counter[bytes] = field(default_factory=Counter)
     exit_stamp: bytes = b""
-    looked_for_vcpu: bool = False
+    says: bytes = _UNSEEN
+    several: bool = False
 
 
 class _Kind(enum.Enum):
@@ -71,7 +76,7 @@ class _Kind(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class _Event:
-    """One way in which a trace spells an event's name."""
+    """An event of the trace, however it is spelled (with its system's name, a period)."""
 
     name: str
     kind: _Kind
@@ -115,6 +120,7 @@ class EventReader:
         self._sink_of = sink_of
         self._prefixes: dict[bytes, Thread] = {}
         self._events: dict[bytes, _Event] = {}
+        self._named: dict[str, _Event] = {}
         self._bodies: dict[bytes, _Msr] = {}
         self._beginnings: dict[bytes, _Msr] = {}
         self._reasons: dict[tuple[bytes, bool], bytes] = {}
@@ -158,7 +164,7 @@ class EventReader:
             if event is None:
                 event = self._new_event(name)
                 if event is None:
-                    self.on_odd(self.lines, line)
+                    self._no_event(line)
                     continue
             event.count += 1
             if (event.kind is _IS_MSR and not self._msr(thread, body, stamp)) or (
@@ -175,7 +181,8 @@ class EventReader:
         if msr is None:
             beginning, text, value = body.partition(b" = ")
             if text:
-                worked = value[-1:] != b")"
+                # An instruction's address and symbol may follow, which end in a parenthesis, too.
+                worked = _FAULT not in value
             else:
                 beginning, _, value = body.partition(b" data=")
                 worked = value.endswith(b"exception=0")
@@ -209,8 +216,8 @@ class EventReader:
         thread.exits[reason] += 1
         if reason in self._rdpmc:
             thread.tracker.access(RDPMC_TOKEN, _PLAIN, b"", stamp)
-        if not thread.looked_for_vcpu:
-            self._look_for_vcpu(thread, body)
+        if not body.startswith(thread.says):
+            _look_for_vcpu(thread, body)
         return True
 
     def finish(self) -> None:
@@ -220,7 +227,7 @@ class EventReader:
             for reason, count in thread.exits.items():
                 self.counts.add_exit(exit_name(reason.decode("ascii", "replace")), count)
         self._fold_bodies()
-        for event in (*self._events.values(), self._further):
+        for event in (*self._named.values(), self._further):
             if event.count:
                 self.events[event.name] += event.count
         self.last_stamp = self._stamp
@@ -229,6 +236,8 @@ class EventReader:
 
     def _new_prefix(self, prefix: bytes, line: bytes) -> tuple[Thread, bytes, bytes] | None:
         """Find the thread of a line whose beginning is new: it, the time stamp and the rest."""
+        if eventtext.CHAIN.match(line):
+            return None
         found = eventtext.PREFIX.match(line)
         if found is None:
             self._no_event(line)
@@ -267,10 +276,15 @@ class EventReader:
         if found is None:
             return None
         name = found[1].decode("ascii")
-        kind = _KIND_OF.get(name, _Kind.OTHER)
-        if len(self._events) >= _MAX_EVENTS and kind is _Kind.OTHER:
-            return self._further
-        event = self._events[spelled] = _Event(name, kind)
+        event = self._named.get(name)
+        if event is None:
+            kind = _KIND_OF.get(name, _Kind.OTHER)
+            if len(self._named) >= _MAX_EVENTS and kind is _Kind.OTHER:
+                return self._further
+            event = self._named[name] = _Event(name, kind)
+        if len(self._events) >= _MAX_EVENTS:
+            self._events.clear()
+        self._events[spelled] = event
         return event
 
     def _new_msr(self, body: bytes, beginning: bytes) -> _Msr | None:
@@ -319,12 +333,6 @@ class EventReader:
                 self._reasons[given] = reason
         return reason
 
-    def _look_for_vcpu(self, thread: Thread, body: bytes) -> None:
-        thread.looked_for_vcpu = True
-        found = eventtext.VCPU.search(body)
-        if found is not None:
-            thread.vcpu = int(found[1])
-
     def _time_handler(self, start: bytes, end: bytes) -> None:
         self.handler_ns.record(eventtext.ns_of(end) - eventtext.ns_of(start))
 
@@ -339,5 +347,19 @@ class EventReader:
             self.on_odd(self.lines, line)
 
 
+def _look_for_vcpu(thread: Thread, body: bytes) -> None:
+    """A thread's first exit, or one that does not begin with the vCPU's number as that did."""
+    found = eventtext.VCPU.search(body)
+    if thread.says == _UNSEEN:
+        thread.says = b""
+        if found is not None:
+            thread.vcpu = int(found[1])
+            thread.says = body[: found.end() + 1] if found.start() == 0 else b""
+    elif found is not None:
+        thread.several = True
+        thread.says = b""
+
+
+_FAULT = eventtext.FAULT
 _IS_MSR, _IS_EXIT = _Kind.MSR, _Kind.EXIT
 _KIND_OF = {"kvm_msr": _IS_MSR, "kvm_exit": _IS_EXIT}

@@ -11,22 +11,30 @@ from pvpmu.shared.units import NS_PER_S
 from pvpmu.trace.names import READ, WRITE, exit_number_name
 
 PREFIX = re.compile(
-    rb"\s{0,40}(?:(?P<comm>\S(?:.{0,62}?\S)??)??(?P<dash>[-\s])\s{0,20})?"
+    rb"\s{0,40}(?:(?P<comm>\S(?:.{0,62}?\S)??)??(?:(?P<dash>-)|\s)\s{0,20})?"
     rb"(?P<pid>\d{1,10})(?:/(?P<tid>\d{1,10}))?\s{1,20}(?:\(\s{0,20}[-\d]{1,10}\)\s{1,20})?"
-    rb"(?:\[\d{1,5}\]|\d{1,5}[\w.#]{4,6})(?:\s{1,20}[\w.#]{4,6})?\s{1,20}"
-    rb"(?P<stamp>\d{1,12}\.\d{1,12}):\s"
+    # perf script's CPU may be left out (-F); a dash without one is no tracer's.
+    rb"(?P<cpu>(?:\[\d{1,5}\]|\d{1,5}[\w.#]{4,6})(?:\s{1,20}[\w.#]{4,6})?\s{1,20})?"
+    rb"(?(dash)(?(cpu)|(?!)))(?P<stamp>\d{1,12}\.\d{1,12}):\s"
 )
+NEARLY = re.compile(rb"(?:.{0,120}[\s:])?kvm:kvm_(?:exit|entry|msr):\s")
+"""An event of perf script, whatever stands before it."""
 LOST = re.compile(
-    rb"(?:CPU:\d+ \[.*(?:LOST|DROPPED).*\]|.*\bLOST \d+ events|.*\[\d+ EVENTS DROPPED\])"
+    rb"(?:CPU:\d+ \[.*(?:LOST|DROPPED).*\]|.*\bLOST \d+ events|.*\[\d+ EVENTS DROPPED\]"
+    rb"|.*: PERF_RECORD_LOST(?:_SAMPLES)? lost \d+)"
 )
 HEADING = re.compile(rb"\s*(?:#|cpus=\d|version = |CPU \d+ is empty)|\s*\Z")
-EVENT = re.compile(rb"\s{0,40}(?:[\w-]{1,64}:)?([\w-]{1,64})\s{0,40}\Z")
+CHAIN = re.compile(rb"\t\s{0,15}[0-9a-f]{1,16}(?: \S|\s*\Z)")
+"""One address of a call chain, which perf script prints below an event of ``perf record -g``."""
+EVENT = re.compile(rb"\s{0,40}(?:\d{1,20}\s{1,20})?(?:[\w-]{1,64}:)?([\w-]{1,64})\s{0,40}\Z")
+"""Before the name perf script prints the period, if asked."""
 VCPU = re.compile(rb"\bvcpu(?:_id=| )(\d{1,6})\b")
 COMM_VCPU = re.compile(rb"CPU (\d{1,6})/KVM\Z")
 _FIELD = re.compile(rb"\b(\w+)=(0x[0-9a-fA-F]{1,16}|\w{1,20})\b")
+FAULT = b" (#GP)"
 _MSR_TEXT = re.compile(
     rb"\s*msr_(?P<op>read|write) (?P<ecx>[0-9a-f]{1,8}) = 0x(?P<data>[0-9a-f]{1,16})"
-    rb"(?P<fault> \(#GP\))?\s*\Z"
+    rb"(?P<fault> \(#GP\))?(?:\s{1,40}[0-9a-f]{1,16}(?:\s.*)?)?\s*\Z"
 )
 _UNKNOWN_REASON = re.compile(rb"reason UNKNOWN \((\d{1,10})\)")
 _NAME = re.compile(rb"\w{1,40}\Z")

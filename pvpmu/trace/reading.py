@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pvpmu.shared.errors import UsageError
 from pvpmu.trace.counts import Counts
 from pvpmu.trace.events import EventReader, Thread
-from pvpmu.trace.eventtext import is_event
+from pvpmu.trace.eventtext import NEARLY, is_event
 from pvpmu.trace.source import MAX_LINE, Source
 from pvpmu.trace.tables import TABLES, Line, TableReader
 from pvpmu.trace.tracker import Sink
@@ -145,6 +145,12 @@ def _detect(source: Source, blocks: Iterator[bytes], head: list[bytes]) -> str:
             f"{source.name}: line {len(tried)} is longer than {MAX_LINE:,} bytes, which no line "
             "of a trace is"
         )
+    nearly = next((line for line in tried if NEARLY.match(line)), None)
+    if nearly is not None:
+        raise UsageError(
+            f"{source.name}: events of perf script without thread id or time stamp, first: "
+            f"{printable(nearly)!r}; expected at least perf script -F tid,time,event,trace"
+        )
     first = next((printable(line) for line in tried if line.strip()), "")
     raise UsageError(
         f"{source.name}: no line of a known format in the first {len(tried):,} lines; first: "
@@ -258,6 +264,13 @@ class _Events:
             )
         if reader.ignored_threads:
             notes.append("there are more threads than are followed apart: the rest count as one")
+        several = [str(thread.tid) for thread in reader.threads.values() if thread.several]
+        if several:
+            shown = ", ".join(several[:_EXAMPLES]) + (", ..." if several[_EXAMPLES:] else "")
+            notes.append(
+                f"exits of several vCPUs under one thread id ({shown}) are followed as one "
+                "thread's; perf script tells vCPUs apart with -F tid, not with -F pid alone"
+            )
         return Trace(name, reader.counts, reader.lines, unknown, notes, reader)
 
 

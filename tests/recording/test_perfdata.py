@@ -188,6 +188,37 @@ def test_whatif_reads_the_real_perfs_text_and_tables(trap_run: Any, tmp_path: Pa
 
 
 @needs_perf
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "-cpu",
+        "+period",
+        "tid,time,event,trace",
+        "comm,pid,tid,cpu,time,event,trace,ip,sym,symoff,dso",
+    ],
+)
+def test_whatif_reads_the_real_perfs_text_with_other_fields(
+    fields: str, trap_run: Any, tmp_path: Path
+) -> None:
+    from pvpmu.trace.reading import read_trace
+    from pvpmu.trace.source import Source
+
+    path = kvm_file(trap_run, tmp_path / "perf.data")
+    text = "".join(
+        line
+        for line in perf("script", "-i", path, "-F", fields).splitlines(keepends=True)
+        # perf's own words on standard error, of types of event that the file does not have.
+        if not line.endswith("events. Ignoring.\n")
+    )
+    trace = read_trace(Source("perf", io.BytesIO(text.encode()), None))
+    assert trace.unknown.examples == []
+    assert trace.counts.exits == exits_of(trap_run)
+    assert trace.counts.total == sum(exits_of(trap_run).values())
+    assert trace.events is not None
+    assert {thread.several for thread in trace.events.threads.values()} == {False}
+
+
+@needs_perf
 def test_perf_report_shows_the_guests_samples(page_run: Any, tmp_path: Path) -> None:
     path = sample_file(page_run, tmp_path / "perf.data")
     report = perf("report", "--stdio", "-i", path, "--sort", "comm,dso")

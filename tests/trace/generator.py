@@ -24,7 +24,9 @@ from pvpmu.shared.page import PAGE_SIZE
 
 STYLES = (
     "perf-script", "perf-script-ns", "perf-script-pid-tid", "ftrace", "ftrace-tgid", "trace-cmd",
-    "trace-cmd-flags", "trace-cmd-l", "trace-cmd-t", "trace-cmd-R",
+    "trace-cmd-flags", "trace-cmd-l", "trace-cmd-t", "trace-cmd-R", "perf-script-no-cpu",
+    "perf-script-tid-time", "perf-script-period", "perf-script-ip-sym", "perf-script-dso",
+    "perf-script-g",
 )  # fmt: skip
 _FIRST_TID = 4242
 _MSR = (ExitReason.MSR_READ, ExitReason.MSR_WRITE)
@@ -120,18 +122,42 @@ def lines(some: Iterator[Event], style: str) -> Iterator[str]:
 
 
 def _line(event: Event, style: str) -> str:
+    return _perf_line(event, style) if style.startswith("perf") else _tracer_line(event, style)
+
+
+def _perf_line(event: Event, style: str) -> str:
+    """What ``perf script`` prints, with its options and choices of fields."""
+    tid = f"{_FIRST_TID + event.vcpu:5d}"
+    comm, cpu = f"{f'CPU {event.vcpu}/KVM':>16} ", f" [{event.vcpu % 4:03d}]"
+    seconds, ns = divmod(event.time, 1_000_000_000)
+    stamp = f"{seconds:5d}.{ns:09d}" if style.endswith("-ns") else f"{seconds:5d}.{ns // 1000:06d}"
+    if style == "perf-script-pid-tid":
+        tid = f"{_FIRST_TID - 1}/{tid.strip()} "
+    if style == "perf-script-tid-time":
+        comm = ""
+    if style in ("perf-script-tid-time", "perf-script-no-cpu"):
+        cpu = ""
+    period = f"{1:10d} " if style == "perf-script-period" else ""
+    address = f"ffffffffc0a1b2c{event.vcpu} vmx_handle_exit+0x2{event.vcpu}"
+    behind = {
+        "perf-script-ip-sym": f" {address}",
+        "perf-script-dso": f" {address} ([kvm_intel])",
+        "perf-script-g": f"\n\t{address} ([kvm_intel])\n"
+        "\t      7f2c1c8a3b x: y (/usr/bin/qemu-system-x86_64 (deleted))\n"
+        "\t               0 [unknown] ([unknown])\n",
+    }.get(style, "")
+    name, body = f"kvm:{event.name}", _body(event, plugin=False)
+    return f"{comm}{tid}{cpu} {stamp}: {period}{name:>16}: {body}{behind}"
+
+
+def _tracer_line(event: Event, style: str) -> str:
+    """What ftrace and ``trace-cmd report`` print."""
     body = _raw(event) if style == "trace-cmd-R" else _body(event, plugin="trace-cmd" in style)
     comm, tid, cpu = f"CPU {event.vcpu}/KVM", _FIRST_TID + event.vcpu, event.vcpu % 4
     seconds, ns = divmod(event.time, 1_000_000_000)
     micro, nano = f"{seconds:5d}.{ns // 1000:06d}", f"{seconds:5d}.{ns:09d}"
     padded = f"{event.name + ':':<21}"
     match style:
-        case "perf-script" | "perf-script-ns":
-            stamp = nano if style.endswith("ns") else micro
-            return f"{comm:>16} {tid:5d} [{cpu:03d}] {stamp}: {'kvm:' + event.name:>16}: {body}"
-        case "perf-script-pid-tid":
-            name = f"kvm:{event.name}"
-            return f"{comm:>16} {_FIRST_TID - 1}/{tid}  [{cpu:03d}] {micro}: {name:>16}: {body}"
         case "ftrace":
             return f"{comm:>16}-{tid:<7d} [{cpu:03d}] d.... {micro}: {event.name}: {body}"
         case "ftrace-tgid":

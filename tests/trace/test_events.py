@@ -19,7 +19,9 @@ Sample = Callable[[str], bytes]
 
 STYLES = (
     "perf-script", "perf-script-ns", "perf-script-pid-tid", "ftrace", "ftrace-tgid", "trace-cmd",
-    "trace-cmd-flags", "trace-cmd-l", "trace-cmd-t", "trace-cmd-R",
+    "trace-cmd-flags", "trace-cmd-l", "trace-cmd-t", "trace-cmd-R", "perf-script-no-cpu",
+    "perf-script-tid-time", "perf-script-period", "perf-script-ip-sym", "perf-script-dso",
+    "perf-script-g",
 )  # fmt: skip
 KINDS = {"pmi": 27, "pmi_spurious": 2, "tick": 5, "sched_in": 3, "sched_out": 2}
 AT = "       CPU 0/KVM-4242    [002] d....   951.009747: "
@@ -54,9 +56,11 @@ def test_every_tools_text_gives_the_run_that_it_is_of(
     )
     assert reader.counts.msr == accesses
     assert [thread.tracker.kinds for thread in reader.threads.values()] == [KINDS, KINDS]
+    comms = ("", "") if style == "perf-script-tid-time" else ("CPU 0/KVM", "CPU 1/KVM")
     assert [(t.tid, t.vcpu, t.comm) for t in reader.threads.values()] == [
-        (4242, 0, "CPU 0/KVM"), (4243, 1, "CPU 1/KVM"),
+        (4242, 0, comms[0]), (4243, 1, comms[1]),
     ]  # fmt: skip
+    assert not any(thread.several for thread in reader.threads.values())
     assert not reader.shapes.left_over
     assert reader.handler_ns.count == 58
 
@@ -192,7 +196,12 @@ def test_lines_that_are_no_events_are_told_and_the_others_go_on(
 
 @pytest.mark.parametrize(
     "note",
-    [b"CPU:2 [LOST 117 EVENTS]\n", b"CPU:0 [EVENTS DROPPED]\n", b"CPU:1 [5 EVENTS DROPPED]\n"],
+    [
+        b"CPU:2 [LOST 117 EVENTS]\n",
+        b"CPU:0 [EVENTS DROPPED]\n",
+        b"CPU:1 [5 EVENTS DROPPED]\n",
+        b"       CPU 0/KVM  4242 [000]   951.000012: PERF_RECORD_LOST lost 17\n",
+    ],
 )
 def test_lost_events_end_what_was_under_way(
     note: bytes, short_runs: list[Any], render: Callable[..., bytes]
@@ -289,3 +298,27 @@ def test_damaged_lines_are_read_or_told(name: str, sample: Sample) -> None:
         reader, odd = odd_lines(bytes(text))
         assert reader.duration_ns >= 0
         assert len(odd) + sum(reader.events.values()) <= reader.lines
+
+
+def test_exits_of_several_vcpus_under_one_thread_id_are_noticed(events_of: EventsOf) -> None:
+    def said(*vcpus: int) -> bool:
+        text = "".join(
+            f"4241 828.31586{n}: kvm:kvm_exit: vcpu {vcpu} reason RDPMC rip 0x1\n"
+            for n, vcpu in enumerate(vcpus)
+        )
+        (thread,) = events_of(text.encode()).threads.values()
+        return thread.several
+
+    assert not said(1, 1, 1)
+    assert said(1, 1, 10)
+
+
+def test_an_event_with_many_periods_is_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvpmu.trace.events._MAX_EVENTS", 4)
+    text = "".join(
+        f" x 7 [000] 951.{n:06d}: {n:10d} kvm:kvm_msr: msr_write 38f = 0x0\n" for n in range(40)
+    )
+    reader, odd = odd_lines(text.encode())
+    assert odd == []
+    assert reader.events == {"kvm_msr": 40}
+    assert len(reader._events) <= 4

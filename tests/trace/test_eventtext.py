@@ -35,6 +35,13 @@ def test_values_are_read_back_from_an_event() -> None:
         ("126301 MSR_WRITE", False),
         ("             0x38f:W      15822    25.34%    25.30%      0.27us", False),
         (AT + "no event here", False),
+        (" CPU 0/KVM 14951 48422.137358:   kvm:kvm_msr: msr_read 10 = 0x1f5", True),
+        ("14951 48422.137358:   kvm:kvm_msr: msr_read 10 = 0x1f5", True),
+        (" fc_vcpu 0 14951 48422.137358:   kvm:kvm_msr: msr_read 10 = 0x1f5", True),
+        ("   kvm:kvm_msr: msr_read 10 = 0x1f5", False),
+        ("48422.137358:   kvm:kvm_msr: msr_read 10 = 0x1f5", False),
+        (" CPU 0/KVM 14951 [000]   kvm:kvm_msr: msr_read 10 = 0x1f5", False),
+        (" CPU 0/KVM-14951 48422.137358:   kvm_msr: msr_read 10 = 0x1f5", False),
     ],
 )
 def test_what_an_event_line_is(line: str, event: bool) -> None:
@@ -45,6 +52,10 @@ def test_what_an_event_line_is(line: str, event: bool) -> None:
     ("body", "parsed"),
     [
         (b"msr_read 38e = 0x3 (#GP)", (READ, 0x38E, 3, True)),
+        (b"msr_write 38f = 0x0                0 [unknown]", (WRITE, 0x38F, 0, False)),
+        (b"msr_write 38f = 0x0 ffffffffc0a1b2c3 f+0x1 ([kvm])", (WRITE, 0x38F, 0, False)),
+        (b"msr_read 38e = 0x3 (#GP) ffffffffc0a1b2c3", (READ, 0x38E, 3, True)),
+        (b"msr_read 38e = 0x3 nonsense", None),
         (b"   write=1 ecx=38f data=0x7 exception=0", (WRITE, 0x38F, 7, False)),
         (b"msr_write 138e0000f = 0x3", None),
         (b"msr_write 38f = 0x11111111111111111", None),

@@ -216,3 +216,20 @@ def test_names_and_addresses_without_end_take_no_memory_without_end(
 def test_nothing_shown_moves_a_cursor() -> None:
     assert printable(b"a\tb\x1b[2J\xff") == "a\ufffdb\ufffd[2J\ufffd"
     assert format_of([]) is None
+
+
+@pytest.mark.parametrize("before", ["", "48422.137358: ", " CPU 0/KVM 14951 [000]  ", "[000] "])
+def test_perf_script_without_what_tells_threads_apart_says_what_to_print(
+    before: str, reading: Reading
+) -> None:
+    with pytest.raises(UsageError, match=r"expected at least perf script -F tid,time,event,trace"):
+        reading(f"{before}kvm:kvm_msr: msr_read 10 = 0x1f5\n".encode())
+
+
+def test_one_number_for_several_vcpus_is_noted(reading: Reading) -> None:
+    text = "".join(
+        f"4241 828.31586{vcpu}: kvm:kvm_exit: vcpu {vcpu} reason RDPMC rip 0x1\n"
+        for vcpu in range(2)
+    )
+    (note,) = reading(text.encode()).notes
+    assert note.startswith("exits of several vCPUs under one thread id (4241)")
