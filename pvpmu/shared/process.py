@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pvpmu.shared.errors import PvpmuError, ResourceError, UsageError
+from pvpmu.shared.output import STANDARD_OUTPUT, named_output
 
 MAX_VCPUS = 1024
 """As KVM_MAX_VCPUS on x86."""
@@ -43,7 +44,8 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] 
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        with named_output():
+            return command(sys.argv[1:] if argv is None else argv)
     except PvpmuError as error:
         _say(f"{name}: error: {error}")
         return error.status
@@ -55,11 +57,12 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: list[str] 
         return 128 + signalled.number
     except BrokenPipeError:
         # The reader of our output has gone: not worth a line, and there is nowhere to write it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         # A full disk, a vanished folder: the machine's refusal, not a defect.
-        _say(f"{name}: error: {error}")
+        output = error.filename == STANDARD_OUTPUT
+        what = f"{STANDARD_OUTPUT}: cannot be written: {error.strerror}" if output else error
+        _say(f"{name}: error: {what}")
         return 1
 
 
