@@ -19,7 +19,7 @@ from pvpmu.cost.shelf import models_named
 from pvpmu.shared.cpuid import PmuCpuid
 from pvpmu.shared.design import ALL, design_named, design_names, designs_named
 from pvpmu.shared.errors import UsageError
-from pvpmu.shared.process import PINS, vcpu_count, writable, writing
+from pvpmu.shared.process import MAX_VCPUS, PINS, vcpu_count, writable, writing
 from pvpmu.trace import plot
 from pvpmu.trace.analysis import analyse
 from pvpmu.trace.document import document
@@ -174,6 +174,11 @@ def _replay(args: argparse.Namespace) -> int:
             threads = spools.threads(trace.events, cpuid)[: args.vcpus]
         except UsageError as error:
             raise UsageError(f"{source.name}: {error}") from None
+        if args.transport == "process" and len(threads) > MAX_VCPUS:
+            raise UsageError(
+                f"{source.name}: {len(threads):,} vCPUs to replay, processes take at most "
+                f"{MAX_VCPUS:,}: replay the first N with --vcpus N, or all with --transport inline"
+            )
         config = ReplayConfig(
             threads, designs, args.transport, args.pin, cpuid, time.perf_counter_ns
         )

@@ -18,7 +18,7 @@ from pvpmu.shared.exits import Control
 from pvpmu.shared.units import Ns
 from pvpmu.trace.events import EventReader, Thread
 from pvpmu.trace.player import MEASURE, Played, Player, Step
-from pvpmu.trace.spool import RECORD, Spool, SpooledThread, read_spool
+from pvpmu.trace.spool import RECORD, Kept, Spool, SpooledThread, read_spool
 from pvpmu.trace.tracker import Sink
 
 _PROGRESS_RECORDS = 20_000
@@ -76,10 +76,11 @@ class Spools:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._spools: dict[int, Spool] = {}
+        self._kept = Kept()
 
     def sink_of(self, thread: Thread) -> Sink:
         """The spool of a thread."""
-        spool = Spool(self._folder / f"{thread.tid}.spool")
+        spool = Spool(self._folder / f"{thread.tid}.spool", self._kept)
         self._spools[thread.tid] = spool
         return spool
 

@@ -29,26 +29,50 @@ from pvpmu.trace.player import END, LATE, PMI, Step
 from pvpmu.trace.tokens import Token, fields_of
 
 RECORD = struct.Struct("<BxxxIQ")
-_BUFFER = 4096
-"""Records kept before they are written: files are opened only then, as there may be many."""
+_BUFFER = RECORD.size * 4096
+"""Bytes kept before they are written: files are opened only then, as there may be many."""
+_ALL_BUFFERS = 1 << 24
+"""Bytes that all spools keep together."""
 _READ = RECORD.size * 4096
+
+
+class Kept:
+    """What all spools of a trace keep in memory, which their number must not decide."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._spools: list[Spool] = []
+
+    def join(self, spool: Spool) -> None:
+        """One more that keeps something."""
+        self._spools.append(spool)
+
+    def count(self, size: int) -> None:
+        """A spool keeps so many bytes more, or less; where they are too many, all are written."""
+        self._bytes += size
+        if size > 0 and self._bytes >= _ALL_BUFFERS:
+            for spool in self._spools:
+                spool.store()
 
 
 class Spool:
     """Writes one thread's accesses; a sink of its tracker.
 
+    ``kept``: shared by all spools of a trace.
     ``accesses``: how many; ``operations``: whether there is any. ``assumed``: counters, by global
     index, that were running when the trace began, as what they did before they were started shows.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: Kept) -> None:
         self.path = path
         self.accesses = 0
         self.operations = 0
         self.assumed = Context()
         self._known = 0
         self._pending: tuple[int, list[Step]] | None = None
-        self._buffer: list[bytes] = []
+        self._buffer = bytearray()
+        self._kept = kept
+        kept.join(self)
 
     def __call__(
         self, operation: Operation | None, tokens: list[Token], values: list[bytes]
@@ -78,7 +102,18 @@ class Spool:
     def close(self) -> None:
         """Write what is left."""
         self._flush_pending()
-        self._store()
+        self.path.touch()
+        self.store()
+
+    def store(self) -> None:
+        """Write what is kept."""
+        if not self._buffer:
+            return
+        with self.path.open("ab") as file:
+            file.write(self._buffer)
+        size = len(self._buffer)
+        self._buffer.clear()
+        self._kept.count(-size)
 
     def preamble(self, cpuid: PmuCpuid) -> list[Step]:
         """What makes the vCPU what it was when the trace began."""
@@ -104,14 +139,11 @@ class Spool:
             self._write([Step(PMI, 0, status), *body, Step(END)])
 
     def _write(self, steps: list[Step]) -> None:
-        self._buffer += [RECORD.pack(*step) for step in steps]
+        records = b"".join([RECORD.pack(*step) for step in steps])
+        self._buffer += records
+        self._kept.count(len(records))
         if len(self._buffer) >= _BUFFER:
-            self._store()
-
-    def _store(self) -> None:
-        with self.path.open("ab") as file:
-            file.write(b"".join(self._buffer))
-        self._buffer.clear()
+            self.store()
 
 
 def read_spool(path: Path) -> Iterator[tuple[int, int, int]]:

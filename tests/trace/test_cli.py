@@ -202,3 +202,14 @@ def test_replay_takes_as_many_vcpus_as_it_is_told(capsys: Any, trace: str) -> No
     document = json.loads(capsys.readouterr().out)
     assert [thread["vcpu"] for thread in document["threads"]] == [0]
     assert document["designs"][0]["pmu_exits"] == 44
+
+
+def test_replay_of_more_vcpus_than_processes_take_says_what_to_do(
+    capsys: Any, trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "MAX_VCPUS", 1)
+    line = refused(capsys, "replay", trace)
+    assert line == (
+        f"pvpmu: error: {trace}: 2 vCPUs to replay, processes take at most 1: replay the first N "
+        "with --vcpus N, or all with --transport inline\n"
+    )

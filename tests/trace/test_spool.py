@@ -10,9 +10,9 @@ import pytest
 from pvpmu.shared.cpuid import EVTSEL_EN, PmuCpuid
 from pvpmu.shared.registers import BY_ADDRESS
 from pvpmu.trace.names import RDPMC, READ, WRITE
-from pvpmu.trace.operations import Context
+from pvpmu.trace.operations import Context, bracketed
 from pvpmu.trace.player import END, LATE, PMI
-from pvpmu.trace.spool import RECORD, Spool, read_spool
+from pvpmu.trace.spool import RECORD, Kept, Spool, read_spool
 from pvpmu.trace.tokens import RDPMC_TOKEN, Control, control_of, fields_of, token_of
 from pvpmu.trace.tracker import Shapes, Tracker
 
@@ -30,7 +30,7 @@ def spooled(tmp_path: Path) -> Any:
     """Accesses in, the spool and its records out."""
 
     def make(*accesses: tuple[int, int, int] | None) -> tuple[Spool, list[tuple[int, int, int]]]:
-        spool = Spool(tmp_path / "some.spool")
+        spool = Spool(tmp_path / "some.spool", Kept())
         tracker = Tracker(Shapes(), lambda _a, _b: None, spool)
         for one in accesses:
             token, control, body = RDPMC_TOKEN, Control.PLAIN, b""
@@ -99,3 +99,28 @@ def test_records_are_sixteen_bytes_and_written_as_they_come(spooled: Any, tmp_pa
     spool, records = spooled(*SCHED_IN * 2000)
     assert len(records) == 10_000
     assert spool.path.stat().st_size == 16 * len(records) == RECORD.size * len(records)
+
+
+def test_memory_does_not_grow_with_the_number_of_spools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pvpmu.trace.spool._ALL_BUFFERS", 16 * 1024)
+    tokens = [token_of(*one) for one in SCHED_IN]
+    operation = bracketed(tuple(tokens), Context())
+    values = [b"msr_%s %x = %#x" % ((b"read", b"write")[o], a, v) for o, a, v in SCHED_IN]
+
+    def kept_by(number: int) -> int:
+        kept = Kept()
+        spools = [Spool(tmp_path / f"{number}-{n}.spool", kept) for n in range(number)]
+        most = 0
+        for _ in range(40):
+            for spool in spools:
+                spool(operation, list(tokens), list(values))
+                most = max(most, sum(len(one._buffer) for one in spools))
+        for spool in spools:
+            spool.close()
+            assert list(read_spool(spool.path)) == list(SCHED_IN) * 40
+        return most
+
+    assert kept_by(4) < 16 * 1024
+    assert kept_by(64) < 16 * 1024
