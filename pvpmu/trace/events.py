@@ -99,8 +99,9 @@ class EventReader:
     """Takes blocks of lines; everything that was read is in its attributes after ``finish``.
 
     ``lines``: how many. ``events``: by name. ``lost``: how often the tracer says that it lost
-    events. ``styles``: how lines name a thread, and the first line that does so (``dash``: ftrace
-    and trace-cmd; ``space``: perf). ``handler_ns``: from a handler's first exit to its last one.
+    events. ``back_in_time``: exits that the same thread's exit before them is later than.
+    ``styles``: how lines name a thread, and the first line that does so (``dash``: ftrace and
+    trace-cmd; ``space``: perf). ``handler_ns``: from a handler's first exit to its last one.
 
     ``on_odd`` is told number and text of each line that is neither an event, a heading nor a
     tracer's note. ``sink_of``: makes for each thread what takes its operations in order.
@@ -112,6 +113,7 @@ class EventReader:
         self.on_odd: Callable[[int, bytes], None] = lambda _number, _line: None
         self.events: Counter[str] = Counter()
         self.lost = 0
+        self.back_in_time = 0
         self.styles: dict[str, int] = {}
         self.shapes = Shapes()
         self.handler_ns = Histogram()
@@ -212,6 +214,8 @@ class EventReader:
                     self._rdpmc.add(reason)
             else:
                 reason = _FURTHER
+        if stamp < thread.exit_stamp and _before(stamp, thread.exit_stamp):
+            self.back_in_time += 1
         thread.exit_stamp = stamp
         thread.exits[reason] += 1
         if reason in self._rdpmc:
@@ -358,6 +362,10 @@ def _look_for_vcpu(thread: Thread, body: bytes) -> None:
     elif found is not None:
         thread.several = True
         thread.says = b""
+
+
+def _before(one: bytes, other: bytes) -> bool:
+    return eventtext.ns_of(one) < eventtext.ns_of(other)
 
 
 _FAULT = eventtext.FAULT

@@ -262,6 +262,11 @@ class _Events:
             notes.append(
                 f"the tracer lost events {reader.lost} times; what was under way is not attributed"
             )
+        if reader.back_in_time:
+            notes.append(
+                f"time goes back within a thread {reader.back_in_time:,} times: traces put "
+                "together, or stamps that are differences; events that stand there twice count twice"
+            )
         if reader.ignored_threads:
             notes.append("there are more threads than are followed apart: the rest count as one")
         several = [str(thread.tid) for thread in reader.threads.values() if thread.several]

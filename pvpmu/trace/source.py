@@ -7,18 +7,19 @@ line's end.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pvpmu.shared.errors import UsageError
-from pvpmu.trace.unpack import GZIP_MAGIC, ZSTD_MAGIC, Unpacker
+from pvpmu.shared.errors import ResourceError, UsageError
+from pvpmu.trace.unpack import Unpacker, compression_of
 
 MAX_LINE = 1 << 14
 """Bytes of a line that are kept: no tool here prints a longer one."""
 _READ = 1 << 18
 _HEAD = 1 << 16
 _MAGIC_BYTES = 16
+_BOM = b"\xef\xbb\xbf"
 _TEXT = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D} | frozenset(range(0x80, 0x100))
 _CONTROL_SHARE = 50
 """One control character in so many bytes is no text."""
@@ -33,6 +34,8 @@ _OTHER_FILES = (
     (b"\x17\x08\x44tracing", "a trace-cmd file", "trace-cmd report {file} | pvpmu whatif -"),
     (b"\xfd7zXZ\0", "xz data", "xz -dc {file} | pvpmu whatif -"),
     (b"BZh", "bzip2 data", "bzip2 -dc {file} | pvpmu whatif -"),
+    (b"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} | pvpmu whatif -"),
+    (b"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} | pvpmu whatif -"),
     (b"PK\x03\x04", "a zip archive", "unzip -p {file} | pvpmu whatif -"),
 )
 
@@ -106,23 +109,30 @@ class Source:
         if not first:
             raise UsageError(f"{self.name}: is empty, expected a trace")
         self._refuse_other_files(first)
-        self.compression = _compression(first)
+        self.compression = compression_of(first)
         if not self.compression:
             yield from self._checked(_chain(first, raw))
             return
         unpacker = Unpacker(self.name, self.compression, _chain(first, raw))
-        yield from self._checked(iter(unpacker))
+        yield from self._checked(self._noting_its_end(unpacker))
+
+    def _noting_its_end(self, unpacker: Unpacker) -> Iterator[bytes]:
+        yield from unpacker
         if unpacker.cut_off:
             self.cut_off = f"{self.compression} data"
 
     def _checked(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """Refuse input whose beginning is no text."""
+        """Refuse input whose beginning is no text; a byte order mark is no part of it."""
         empty = True
         for piece in pieces:
             if empty and piece:
                 empty = False
                 self._refuse_binary(piece[:_HEAD])
-            yield piece
+                yield piece.removeprefix(_BOM)
+            else:
+                yield piece
+        if empty and self.cut_off:
+            raise UsageError(f"{self.name}: {self.cut_off} that is cut off before any text")
         if empty:
             raise UsageError(f"{self.name}: is empty once unpacked, expected a trace")
 
@@ -146,9 +156,16 @@ class Source:
     def _raw(self) -> Iterator[bytes]:
         # read1 gives what a pipe has: a live trace is not held back until a piece is full.
         read = getattr(self._file, "read1", self._file.read)
-        while piece := read(_READ):
+        while piece := self._read_with(read):
             self.position += len(piece)
             yield piece
+
+    def _read_with(self, read: Callable[[int], bytes]) -> bytes:
+        try:
+            return read(_READ)
+        except OSError as error:
+            why = error.strerror or error
+            raise ResourceError(f"{self.name}: cannot be read: {why}") from None
 
 
 def open_source(path: str) -> Source:
@@ -164,12 +181,6 @@ def open_source(path: str) -> Source:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     size = file.stat().st_size if file.is_file() else None
     return Source(path, handle, size)
-
-
-def _compression(head: bytes) -> str:
-    if head.startswith(GZIP_MAGIC):
-        return "gzip"
-    return "zstd" if head.startswith(ZSTD_MAGIC) else ""
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

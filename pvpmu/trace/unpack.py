@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,9 +16,18 @@ from pvpmu.shared.errors import UsageError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""Begins a zstd frame without data (RFC 8878 3.1.2); what pzstd writes begins with one."""
 _PIECE = 1 << 18
 _ZSTD_INPUT = 512
 """A zstd block gives at most 128 KiB from three bytes: so much input bounds what comes out."""
+
+
+def compression_of(head: bytes) -> str:
+    """What data that begins so is compressed with: gzip, zstd, or "" for neither."""
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if head.startswith(ZSTD_MAGIC) or _SKIPPABLE.match(head) else ""
 
 
 class Unpacker:

@@ -233,3 +233,20 @@ def test_one_number_for_several_vcpus_is_noted(reading: Reading) -> None:
     )
     (note,) = reading(text.encode()).notes
     assert note.startswith("exits of several vCPUs under one thread id (4241)")
+
+
+def test_a_trace_that_stands_there_twice_is_noted(
+    short_runs: Any, render: Callable[..., bytes], reading: Reading
+) -> None:
+    text = render(short_runs)
+    assert reading(text).notes == []
+    (note,) = reading(text + text).notes
+    assert note.startswith("time goes back within a thread 2 times")
+
+
+def test_a_second_with_more_digits_is_later(reading: Reading) -> None:
+    text = "".join(
+        f" x 7 [000] {stamp}: kvm:kvm_exit: vcpu 0 reason HLT rip 0x1\n"
+        for stamp in ("999.999999", "1000.000001")
+    )
+    assert reading(text.encode()).notes == []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pvpmu.shared.errors import UsageError
+from pvpmu.shared.errors import ResourceError, UsageError
 from pvpmu.trace.source import MAX_LINE, Source, open_source
 
 LINES = b"".join(b"line %d\n" % number for number in range(100_000))
@@ -116,3 +116,35 @@ def test_a_file_has_a_size_and_standard_input_has_none(tmp_path: Path, monkeypat
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"b\n")))
     with open_source("-") as source:
         assert (source.size, list(source.blocks())) == (None, [b"b\n"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    found, _ = blocks(b"\xef\xbb\xbfone\ntwo\n")
+    assert b"".join(found) == b"one\ntwo\n"
+    found, _ = blocks(gzip.compress(b"\xef\xbb\xbfone\n"))
+    assert b"".join(found) == b"one\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_says_how_to_make_utf_8_of_it(encoding: str) -> None:
+    text = "one line and more".encode(encoding)
+    if encoding == "utf-16-be":
+        text = b"\xfe\xff" + text
+    elif encoding == "utf-16-le":
+        text = b"\xff\xfe" + text
+    with pytest.raises(UsageError, match="is UTF-16 text, expected text: iconv -f UTF-16"):
+        blocks(text)
+
+
+def test_a_disk_that_cannot_be_read_is_said_with_the_inputs_name() -> None:
+    class Broken(io.RawIOBase):
+        def read(self, _size: int = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(ResourceError, match=r"^some: cannot be read: Input/output error$"):
+        list(Source("some", Broken(), None).blocks())  # type: ignore[arg-type]
+
+
+def test_packed_data_that_ends_before_any_text_is_said_to_be_cut_off() -> None:
+    with pytest.raises(UsageError, match=r"^some: gzip data that is cut off before any text$"):
+        blocks(gzip.compress(b"one\n")[:10])

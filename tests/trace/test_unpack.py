@@ -72,3 +72,10 @@ def test_without_the_package_zstd_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(unpack.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="zstd -dc FILE"):
         unpacked("zstd", PACK["zstd"](TEXT))
+
+
+def test_zstd_frames_without_data_may_come_first() -> None:
+    skipped = b"\x5a\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    assert unpack.compression_of(skipped) == "zstd"
+    assert unpacked("zstd", skipped + PACK["zstd"](TEXT) + skipped) == (TEXT, False)
+    assert unpack.compression_of(b"Z*M") == ""
