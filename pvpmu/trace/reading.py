@@ -265,7 +265,7 @@ class _Events:
         if reader.back_in_time:
             notes.append(
                 f"time goes back within a thread {reader.back_in_time:,} times: traces put "
-                "together, or stamps that are differences; events that stand there twice count twice"
+                "together, or stamps that are differences; what stands there twice counts twice"
             )
         if reader.ignored_threads:
             notes.append("there are more threads than are followed apart: the rest count as one")
