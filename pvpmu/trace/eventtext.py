@@ -19,6 +19,11 @@ PREFIX = re.compile(
 )
 NEARLY = re.compile(rb"(?:.{0,120}[\s:])?kvm:kvm_(?:exit|entry|msr):\s")
 """An event of perf script, whatever stands before it."""
+TICKS = re.compile(
+    rb".{1,80}(?:\[\d{1,5}\]|\s\d{1,5}[\w.#]{4,6})(?:\s{1,20}[\w.#]{4,6})?\s{1,20}\d{1,20}:\s{1,40}"
+    rb"(?:kvm:)?kvm_(?:exit|entry|msr):\s"
+)
+"""An event whose time stamp is no time: a tracer's clock that counts cycles or events."""
 LOST = re.compile(
     rb"(?:CPU:\d+ \[.*(?:LOST|DROPPED).*\]|.*\bLOST \d+ events|.*\[\d+ EVENTS DROPPED\]"
     rb"|.*: PERF_RECORD_LOST(?:_SAMPLES)? lost \d+)"
@@ -26,8 +31,10 @@ LOST = re.compile(
 HEADING = re.compile(rb"\s*(?:#|cpus=\d|version = |CPU \d+ is empty)|\s*\Z")
 CHAIN = re.compile(rb"\t\s{0,15}[0-9a-f]{1,16}(?: \S|\s*\Z)")
 """One address of a call chain, which perf script prints below an event of ``perf record -g``."""
-EVENT = re.compile(rb"\s{0,40}(?:\d{1,20}\s{1,20})?(?:[\w-]{1,64}:)?([\w-]{1,64})\s{0,40}\Z")
-"""Before the name perf script prints the period, if asked."""
+EVENT = re.compile(
+    rb"\s{0,40}(?:(?:\d{1,20}|\(\+\d{1,20}\))\s{1,20})?(?:[\w-]{1,64}:)?([\w-]{1,64})\s{0,40}\Z"
+)
+"""Before the name perf script prints the period, if asked, and trace-cmd a difference of time."""
 VCPU = re.compile(rb"\bvcpu(?:_id=| )(\d{1,6})\b")
 COMM_VCPU = re.compile(rb"CPU (\d{1,6})/KVM\Z")
 _FIELD = re.compile(rb"\b(\w+)=(0x[0-9a-fA-F]{1,16}|\w{1,20})\b")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pvpmu.shared.errors import UsageError
 from pvpmu.trace.counts import Counts
 from pvpmu.trace.events import EventReader, Thread
-from pvpmu.trace.eventtext import NEARLY, is_event
+from pvpmu.trace.eventtext import NEARLY, TICKS, is_event
 from pvpmu.trace.source import MAX_LINE, Source
 from pvpmu.trace.tables import TABLES, Line, TableReader
 from pvpmu.trace.tracker import Sink
@@ -144,6 +144,12 @@ def _detect(source: Source, blocks: Iterator[bytes], head: list[bytes]) -> str:
         raise UsageError(
             f"{source.name}: line {len(tried)} is longer than {MAX_LINE:,} bytes, which no line "
             "of a trace is"
+        )
+    ticks = next((line for line in tried if TICKS.match(line)), None)
+    if ticks is not None:
+        raise UsageError(
+            f"{source.name}: time stamps that are no seconds, first: {printable(ticks)!r}; "
+            "expected those of a clock of time (trace_clock: mono; trace-cmd record -C mono)"
         )
     nearly = next((line for line in tried if NEARLY.match(line)), None)
     if nearly is not None:

@@ -322,3 +322,8 @@ def test_an_event_with_many_periods_is_one_event(monkeypatch: pytest.MonkeyPatch
     assert odd == []
     assert reader.events == {"kvm_msr": 40}
     assert len(reader._events) <= 4
+
+
+def test_differences_of_time_before_an_event_are_no_part_of_its_name(events_of: EventsOf) -> None:
+    text = "".join(AT + f"           (+{n}) kvm_exit: reason HLT\n" for n in (0, 10, 200))
+    assert events_of(text.encode()).events == {"kvm_exit": 3}

@@ -250,3 +250,13 @@ def test_a_second_with_more_digits_is_later(reading: Reading) -> None:
         for stamp in ("999.999999", "1000.000001")
     )
     assert reading(text.encode()).notes == []
+
+
+@pytest.mark.parametrize(
+    "at", ["[002] d....   951009747", "[002]   951009747", "  2d..1.  951009747"]
+)
+def test_a_clock_that_counts_cycles_is_refused_with_the_one_to_take(
+    at: str, reading: Reading
+) -> None:
+    with pytest.raises(UsageError, match=r"time stamps that are no seconds.*-C mono"):
+        reading(f" CPU 0/KVM-4242 {at}: kvm_exit: reason HLT\n".encode())
