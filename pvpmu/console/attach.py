@@ -64,6 +64,11 @@ class Attached(Closing):
         self._vcpus = vcpus
         self._design = design_of(words)
 
+    @property
+    def host(self) -> int:
+        """The host's process id."""
+        return self._host.owner
+
     def read(self) -> VmSnapshot:
         """What is published now; what was published last, if the host has ended."""
         # First: what the host stored before it ended is then read after its end.

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from pvpmu.console import document, export, lines
 from pvpmu.console.attach import Attached, running, unpublished
 from pvpmu.console.keys import View, interval_problem
 from pvpmu.console.model import Model
+from pvpmu.console.priority import before
 from pvpmu.console.tables import warnings
 from pvpmu.shared.errors import UsageError
 from pvpmu.shared.memory import checked_vm_name
@@ -25,7 +25,6 @@ from pvpmu.shared.process import at_least_one, seconds, writable, writable_folde
 
 _SCREEN_S, _LINES_S = 0.5, 1.0
 _RETRY_S = 0.05
-_NICE = 5
 
 
 def add_commands(commands: Any) -> None:  # argparse names the type privately
@@ -121,7 +120,7 @@ def _top(args: argparse.Namespace) -> int:
                 raise UsageError(f"--vcpu {args.vcpu}, expected 0 to {most - 1}")
         watch = Watch(attached)
         # Ctrl-C is how a view without an end is ended.
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), before([each.host for each in attached]):
             _show(args, watch)
         for line in warnings(watch.model.totals()):
             print(f"pvpmu: {line}", file=sys.stderr)
@@ -195,10 +194,7 @@ def _show(args: argparse.Namespace, watch: Watch) -> None:
         console = Console()
         if usable(console):
             view = _view(args, _SCREEN_S)
-            # What is measured comes first; but to be loaded beside busy vCPUs would take long.
-            os.nice(_NICE)
             return run_screen(console, watch, view, args.updates)
-    os.nice(_NICE)
     view = _view(args, _LINES_S)
     updates = 1 if args.once else args.updates
     if args.json:

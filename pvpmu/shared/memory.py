@@ -174,6 +174,12 @@ class Copies(Closing):
             raise PeerError(f"{self.name}: {len(raw)} bytes, expected {wanted}: it was cut")
         return memoryview(raw).cast("Q")
 
+    @property
+    def owner(self) -> int:
+        """The process id that its header names."""
+        raw = os.pread(self._file.fileno(), HEADER_SIZE, 0)
+        return memoryview(raw).cast("Q")[_PID]
+
     def owner_lives(self) -> bool:
         """Whether the process that made it still runs and has not removed the name."""
         path = _SHM / self.name

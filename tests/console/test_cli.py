@@ -340,7 +340,6 @@ def test_without_a_name_the_only_host_is_watched(
     published = publish()
     fill(published)
     monkeypatch.setattr(cli, "running", lambda: [published.name])
-    monkeypatch.setattr(os, "nice", lambda _: 0)
     assert main(["top", "--once", "-s", "0.1"]) == 0
     assert capsys.readouterr().out.startswith(f"{published.name}: design page, guest 4711")
 
