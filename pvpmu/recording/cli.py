@@ -305,6 +305,11 @@ def _tell_losses(streams: Sequence[Stream]) -> None:
     lost = sum(stream.lost for stream in streams)
     if lost:
         _warn(f"{lost:,} records were lost when it was recorded: counts are too small")
+    unknown = sum(stream.unknown for stream in streams)
+    if unknown:
+        _warn(
+            f"{unknown:,} records of no known kind: the recording is damaged; only jsonl has them"
+        )
 
 
 def _warn(line: str) -> None:

@@ -42,6 +42,7 @@ LOST = 0
 _MAX_JSON = 1 << 24
 _MAX_PID = 1 << 30
 _MAX_TEXT = 200
+_KINDS = frozenset(map(int, Kind))
 _MARK, _START, _STOP = int(Kind.MARK), int(Control.START), int(Control.STOP)
 
 
@@ -66,7 +67,8 @@ class Piece:
 class Stream:
     """One side of one vCPU in one section. ``meta``: the section's. ``number``: within the file.
 
-    ``pieces``: where its records are. ``lost_in_all``: as the section's end says.
+    ``pieces``: where its records are. ``lost_in_all``: as the section's end says. ``unknown``:
+    records of no known kind, once all were read.
     """
 
     number: int
@@ -76,6 +78,7 @@ class Stream:
     _file: int
     pieces: list[Piece] = field(default_factory=list)
     lost_in_all: int = 0
+    unknown: int = 0
 
     @property
     def design(self) -> str:
@@ -101,7 +104,7 @@ class Stream:
 
     def records(self) -> Iterator[Record]:
         """Every record in order; LOST where some are missing."""
-        lost = 0
+        lost = unknown = 0
         last = Record(0, 0, 0, LOST, 0, 0, 0, 0, 0)
         for piece in self.pieces:
             for words in RECORD.iter_unpack(self._read(piece)):
@@ -109,8 +112,10 @@ class Stream:
                 if piece.lost > lost:
                     yield record._replace(kind=LOST, a=piece.lost - lost, b=0)
                     lost = piece.lost
+                unknown += record.kind not in _KINDS
                 yield record
                 last = record
+        self.unknown = unknown
         if self.lost > lost:
             yield last._replace(kind=LOST, a=self.lost - lost, b=0)
 

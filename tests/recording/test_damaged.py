@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pvpmu.cli import main
 from pvpmu.recording.chrome import chrome
 from pvpmu.recording.file import RecordingFile
 from pvpmu.recording.format import Kind, head_of
@@ -81,6 +82,19 @@ def test_records_of_any_words_are_exported(
     tmp_path: Path, host: list[tuple[int, ...]], guest: list[tuple[int, ...]]
 ) -> None:
     export(written(tmp_path / "run", host, guest))
+
+
+@pytest.mark.parametrize("words", [["info"], ["export", "--format", "ftrace", "--all"]])
+def test_records_of_no_known_kind_are_said(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, unknown = (5, 0, 0, head_of(Kind.EXIT, 1), 0, 0), (6, 0, 0, head_of(99, 1), 0, 0)
+    path = written(tmp_path / "run", [known, unknown, unknown], [])
+    assert main(["trace", words[0], str(path), *words[1:]]) == 0
+    assert capsys.readouterr().err == (
+        "pvpmu: warning: 2 records of no known kind: the recording is damaged; "
+        "only jsonl has them\n"
+    )
 
 
 @EVERYTHING
