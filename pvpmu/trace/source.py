@@ -174,7 +174,7 @@ def open_source(path: str) -> Source:
         return Source("standard input", sys.stdin.buffer, None)
     file = Path(path)
     if file.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a trace")
+        raise UsageError(f"{file}: is a folder, expected a trace")
     try:
         handle = file.open("rb")
     except OSError as error:
