@@ -269,8 +269,11 @@ def _open(path: Path, *, append: bool) -> int:
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not append and stat.S_ISREG(os.fstat(handle).st_mode):
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISCHR(mode):
+            # What a device gets is nobody's file: many may write to /dev/null.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not append and stat.S_ISREG(mode):
             os.ftruncate(handle, 0)
     except OSError as error:
         os.close(handle)

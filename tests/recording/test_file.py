@@ -95,6 +95,14 @@ def test_a_full_disk_loses_records_and_says_so() -> None:
     assert recording.outcome.warning == ("/dev/full: 3 of 3 records lost: No space left on device")
 
 
+def test_several_may_record_to_one_device() -> None:
+    with RecordingFile(Path(os.devnull), {}) as one, RecordingFile(Path(os.devnull), {}) as other:
+        rings = [recording.stream("host", 0) for recording in (one, other)]
+        for ring in rings:
+            put(ring.attach(), 1)
+    assert [recording.outcome.lost for recording in (one, other)] == [0, 0]
+
+
 def test_a_chunk_that_did_not_fit_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
