@@ -78,7 +78,10 @@ def loop(
             if pressed:
                 # Beside busy vCPUs reading takes long: a key is answered before it.
                 draw(view)
-            due = clock() + view.interval_s
+            # From when it was due: to be woken late must not make every later update late.
+            due += view.interval_s
+            if due <= clock():
+                due = clock() + view.interval_s
             done += 1
             if not view.paused:
                 watch.update()

@@ -150,6 +150,22 @@ def test_a_key_that_comes_late_is_answered_before_what_is_shown_is_read(new_vm: 
     assert read_at_draw == [(False, 1), (True, 1), (True, 2)]
 
 
+def test_a_view_that_is_woken_late_keeps_its_pace_unless_it_missed_an_update(new_vm: Any) -> None:
+    late = [0.1, 0.2, 0.7, 0.0]
+    begun: list[float] = []
+
+    class Late(Script):
+        def wait(self, seconds: float) -> list[str]:
+            self.now += max(seconds, 0) + late.pop(0)
+            begun.append(round(self.now - start, 6))
+            return []
+
+    script = Late()
+    start = script.now
+    loop(Watched(new_vm()), script, lambda _: None, View(0.5), script.clock, 4)  # type: ignore[arg-type]
+    assert begun == [0.6, 1.2, 2.2, 2.7]
+
+
 def test_a_pause_reads_nothing_until_it_ends(new_vm: Any) -> None:
     watched, drawn = played(new_vm(), " ", 0.5, 0.5, " ", 0.5, "q")
     assert watched.updates == 1 + 1
