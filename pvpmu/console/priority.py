@@ -26,7 +26,8 @@ def before(hosts: Collection[int], proc: Path = _PROC) -> Iterator[bool]:
         yield False
         return
     nice = found.rpartition(" ")[2]
-    changed = _store(file, str(_FIRST))
+    # Another view of this session has seen to it, and puts back what was before it.
+    changed = nice != str(_FIRST) and _store(file, str(_FIRST))
     try:
         yield changed
     finally:

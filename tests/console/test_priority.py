@@ -46,6 +46,13 @@ def test_the_hosts_own_session_is_left_alone(proc: Path) -> None:
     assert stored(proc) == "/autogroup-7 nice 0\n"
 
 
+def test_a_second_view_of_a_session_leaves_it_to_the_first_to_put_back(proc: Path) -> None:
+    (proc / "self" / "autogroup").write_text("/autogroup-25 nice -10\n")
+    with before([HOST], proc) as changed:
+        assert not changed
+    assert stored(proc) == "/autogroup-25 nice -10\n"
+
+
 def test_a_host_that_has_gone_is_in_no_session(proc: Path) -> None:
     with before([1], proc) as changed:
         assert changed
